@@ -1,0 +1,16 @@
+"""Make ComfyUI importable for the scripts of this folder; import this before comfy."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+own_arguments = sys.argv[1:]
+
+if os.environ.get("COMFYUI_PATH"):
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    sys.argv = [sys.argv[0], "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()

@@ -1,0 +1,403 @@
+"""Train the demo model: VAE, then text encoder and UNet, then the vision tower.
+
+    python -m demo.train --stage vae|latents|diffusion|vision|export [--steps N] [--minutes M]
+
+Every stage resumes from its last checkpoint, draws its batches from (seed, step) alone and stops
+by itself at --steps or after --minutes. COMFYUI_PATH names the ComfyUI whose classes are trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import host_path  # noqa: F401  (before anything that imports comfy)
+from . import model as parts
+from . import scenes
+
+log = logging.getLogger("demo.train")
+DATA_SEED = 20260101
+LATENT_SCENES = 20_000
+CAPTIONS_A_SCENE = 6
+SIGNAL_TO_NOISE_LIMIT = 5.0
+
+
+@dataclass
+class Budget:
+    """How long a stage may go on, and where it keeps its checkpoints."""
+
+    folder: Path
+    seed: int
+    steps: int
+    minutes: float
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + 60 * self.minutes
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside and rename, so that a checkpoint is whole or not there."""
+    beside = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata)
+    beside.replace(path)
+
+
+def flatten(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{k}": v for k, v in state.items()}
+
+
+def unflatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
+
+
+def adam_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"adam.{i}.{k}": v for i, row in state.items() for k, v in row.items()}
+
+
+def restore_adam(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    rows: dict[int, dict[str, Tensor]] = {}
+    for key, value in unflatten("adam", tensors).items():
+        index, name = key.split(".", 1)
+        rows.setdefault(int(index), {})[name] = value
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({**state, "state": rows})
+
+
+def train(
+    name: str,
+    budget: Budget,
+    modules: dict[str, torch.nn.Module],
+    learning_rate: float,
+    loss_of: Callable[[int], Tensor],
+    average_from: int = 0,
+    cooldown: float = 0.25,
+    report: Callable[[], str] | None = None,
+) -> bool:
+    """The loop all stages share: AdamW, warm-up, linear cool-down, EMA, checkpoints, wall clock.
+
+    The state at the start of the cool-down is kept as `<name>_trunk`, so that a later run with
+    more steps goes on from there. Returns whether all steps are done.
+    """
+    trained = torch.nn.ModuleDict(modules)
+    average = copy.deepcopy(trained).requires_grad_(False)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, betas=(0.9, 0.99),
+                                  weight_decay=0.01)
+    cooling_start = round(budget.steps * (1 - cooldown))
+    step = _resume(name, budget, trained, average, optimizer, cooling_start)
+    saved, shown, running = time.monotonic(), time.monotonic(), None
+    while step < budget.steps and time.monotonic() < budget.deadline:
+        if step == cooling_start:
+            _save(f"{name}_trunk", budget, trained, average, optimizer, step)
+        share = min(1.0, (step + 1) / 200)
+        share *= min(1.0, (budget.steps - step) / max(1, budget.steps - cooling_start))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * share
+        torch.manual_seed(budget.seed * 1_000_003 + step)
+        loss = loss_of(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        decay = min(0.999, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), trained.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+        running = float(loss.detach()) if running is None else 0.98 * running + 0.02 * float(loss.detach())
+        now = time.monotonic()
+        if now - shown > 30:
+            log.info("%s step %d of %d, loss %.4f", name, step, budget.steps, running)
+            shown = now
+        if now - saved > 300:
+            _save(name, budget, trained, average, optimizer, step)
+            saved = now
+            if report:
+                log.info("%s: %s", name, report())
+    _save(name, budget, trained, average, optimizer, step)
+    log.info("%s at step %d of %d, loss %.4f", name, step, budget.steps, running or math.nan)
+    return step >= budget.steps
+
+
+def _save(
+    name: str,
+    budget: Budget,
+    trained: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    tensors = {**flatten("model", trained.state_dict()), **flatten("ema", average.state_dict()),
+               **adam_tensors(optimizer)}
+    save_checkpoint(budget.file(name), tensors, {"step": str(step), "steps": str(budget.steps)})
+
+
+def _resume(
+    name: str,
+    budget: Budget,
+    trained: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    cooling_start: int,
+) -> int:
+    for candidate in (name, f"{name}_trunk"):
+        path = budget.file(candidate)
+        if not path.exists():
+            continue
+        step, steps = checkpoint_steps(path)
+        planned = round(steps * cooling_start / max(1, budget.steps))
+        if candidate == name and steps != budget.steps and step > planned:
+            continue
+        tensors = load_file(path)
+        trained.load_state_dict(unflatten("model", tensors))
+        average.load_state_dict(unflatten("ema", tensors))
+        restore_adam(optimizer, tensors)
+        log.info("%s resumes at step %d from %s", name, step, path.name)
+        return step
+    return 0
+
+
+def checkpoint_steps(path: Path) -> tuple[int, int]:
+    """(steps done, steps planned) of a checkpoint."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    return int(metadata["step"]), int(metadata["steps"])
+
+
+def averaged(name: str, budget: Budget, part: str, module: torch.nn.Module) -> torch.nn.Module:
+    """Load one module's EMA weights from a stage's checkpoint."""
+    tensors = unflatten(f"ema.{part}", load_file(budget.file(name)))
+    module.load_state_dict(tensors)
+    return module.eval().requires_grad_(False)
+
+
+def pixels(drawn: list[scenes.Scene]) -> Tensor:
+    """Pictures of scenes as [B, 3, 128, 128] in 0..1."""
+    stack = np.stack([np.asarray(scenes.draw(s)) for s in drawn])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+
+
+def take(source: Iterator[scenes.Scene], count: int) -> list[scenes.Scene]:
+    return [next(source) for _ in range(count)]
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def train_vae(budget: Budget) -> bool:
+    """Stage 1: 64-pixel crops; L1 + MSE, latents held near zero mean and unit variance."""
+    vae = parts.new_vae().to(memory_format=torch.channels_last)
+    crop, batch = 64, 8
+
+    def loss_of(step: int) -> Tensor:
+        source = scenes.random_scenes(DATA_SEED + 1 + step)
+        whole = pixels(take(source, batch))
+        rng = random.Random(step)
+        corners = [(rng.randrange(0, 65, 8), rng.randrange(0, 65, 8)) for _ in range(batch)]
+        images = torch.stack([w[:, y:y + crop, x:x + crop]
+                              for w, (x, y) in zip(whole, corners, strict=True)])
+        images = images.contiguous(memory_format=torch.channels_last)
+        with autocast():
+            latents = vae.taesd_encoder(images)
+            noisy = latents + 0.04 * torch.randn_like(latents)
+            back = vae.taesd_decoder(noisy)
+        error = back.float() - images
+        moments = latents.float().transpose(0, 1).flatten(1)
+        spread = moments.mean(1).square().mean() + (moments.std(1) - 1).square().mean()
+        return error.abs().mean() + 4 * error.square().mean() + 0.02 * spread
+
+    return train("vae", budget, {"vae": vae}, 1.5e-3, loss_of,
+                 report=lambda: str(vae_quality(vae)))
+
+
+@torch.no_grad()
+def vae_quality(vae: torch.nn.Module, count: int = 24) -> dict[str, float]:
+    """Mean PSNR in dB of the round trip on unseen scenes, by style."""
+    found = {}
+    for style in scenes.STYLES:
+        source = (s for s in scenes.random_scenes(77, unseen=True) if s.style == style)
+        images = pixels(take(source, count))
+        back = vae.taesd_decoder(vae.taesd_encoder(images)).clamp(0, 1)
+        error = (back - images).square().flatten(1).mean(1)
+        found[style] = round(float((-10 * error.log10()).mean()), 2)
+    return found
+
+
+@torch.no_grad()
+def encode_latents(budget: Budget) -> bool:
+    """Stage 2: every training scene's latents and the token ids of six captions, once."""
+    vae = averaged("vae", budget, "vae", parts.new_vae())
+    log.info("VAE round trip in dB: %s", vae_quality(vae))
+    source, rng = scenes.random_scenes(DATA_SEED), random.Random(DATA_SEED)
+    tokens = parts.tokenizer()
+    latents, ids = [], []
+    for start in range(0, LATENT_SCENES, 50):
+        drawn = take(source, 50)
+        with autocast():
+            latents.append(vae.taesd_encoder(pixels(drawn)).half())
+        texts = [scenes.random_caption(s, rng) for s in drawn for _ in range(CAPTIONS_A_SCENE)]
+        ids.append(parts.token_ids(tokens, texts).to(torch.int32).view(50, CAPTIONS_A_SCENE, 77))
+        if start % 2000 == 0:
+            log.info("latents %d of %d", start, LATENT_SCENES)
+    save_checkpoint(budget.file("latents"), {
+        "latents": torch.cat(latents), "ids": torch.cat(ids),
+        "empty": parts.token_ids(tokens, [""])[0],
+    }, {})
+    return True
+
+
+def alphas_cumprod() -> Tensor:
+    """The schedule of Stable Diffusion 1.x, fp64 [1000]."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def train_diffusion(budget: Budget) -> bool:
+    """Stage 3: epsilon prediction with min-SNR weights, one caption in ten dropped."""
+    data = load_file(budget.file("latents"))
+    unet, text = parts.new_unet(), parts.new_text_encoder()
+    levels = alphas_cumprod().float()
+    batch = 32
+    distinct, inverse = torch.unique(
+        torch.cat([data["ids"].flatten(0, 1).long(), data["empty"][None]]), dim=0,
+        return_inverse=True)
+    log.info("%d distinct captions", len(distinct))
+    rows = inverse[:-1].view(len(data["latents"]), CAPTIONS_A_SCENE)
+
+    def loss_of(step: int) -> Tensor:
+        pick = torch.randint(len(rows), (batch,))
+        caption = rows[pick, torch.randint(CAPTIONS_A_SCENE, (batch,))]
+        caption = torch.where(torch.rand(batch) < 0.1, inverse[-1], caption)
+        clean = data["latents"][pick].float()
+        t = (torch.arange(batch) * 1000 // batch + torch.randint(0, 1000, ())) % 1000
+        level = levels[t].view(-1, 1, 1, 1)
+        noise = torch.randn_like(clean)
+        with autocast():
+            context = text(distinct[caption])[0]
+            found = unet(level.sqrt() * clean + (1 - level).sqrt() * noise, t, context=context)
+        ratio = level / (1 - level)
+        weight = (SIGNAL_TO_NOISE_LIMIT / ratio).clamp(max=1)
+        return (weight * (found.float() - noise).square()).mean()
+
+    return train("diffusion", budget, {"unet": unet, "text": text}, 1e-3, loss_of)
+
+
+def train_vision(budget: Budget) -> bool:
+    """Stage 4: the vision tower learns, by contrast, to agree with the frozen text encoder."""
+    text = averaged("diffusion", budget, "text", parts.new_text_encoder())
+    tower = parts.new_vision_tower()
+    tokens = parts.tokenizer()
+    project = torch.nn.Linear(128, 128, bias=False)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in
+                 ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
+
+    def loss_of(step: int) -> Tensor:
+        source = scenes.random_scenes(DATA_SEED - 1 - step)
+        drawn = take(source, 64)
+        ids = parts.token_ids(tokens, [scenes.caption(s) for s in drawn])
+        with torch.no_grad():
+            sentence = text(ids)[2]
+        with autocast():
+            image = tower((pixels(drawn) - mean) / std)[2]
+        a = F.normalize(image.float(), dim=-1)
+        b = F.normalize(project(sentence.float()), dim=-1)
+        scores = 20 * a @ b.T
+        same = (ids[:, None] == ids[None]).all(-1).float()
+        wanted = same / same.sum(-1, keepdim=True)
+        return F.cross_entropy(scores, wanted) + F.cross_entropy(scores.T, wanted)
+
+    return train("vision", budget, {"vision": tower, "project": project}, 1e-3, loss_of)
+
+
+@torch.no_grad()
+def preview_colours(vae: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """Least-squares factors [4, 3] and bias [3] from a latent cell to its mean colour in -1..1."""
+    images = pixels(take(scenes.random_scenes(5), 200))
+    latents = vae.taesd_encoder(images).permute(0, 2, 3, 1).reshape(-1, 4)
+    colours = F.avg_pool2d(images, 8).permute(0, 2, 3, 1).reshape(-1, 3) * 2 - 1
+    design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+    solution = torch.linalg.lstsq(design.double(), colours.double()).solution.float()
+    return solution[:4], solution[4]
+
+
+def export(budget: Budget) -> bool:
+    """Stage 5: all parts in half precision and one file, with the vocabulary rows in use."""
+    vae = averaged("vae", budget, "vae", parts.new_vae())
+    text = averaged("diffusion", budget, "text", parts.new_text_encoder()).state_dict()
+    ids = parts.token_ids(parts.tokenizer(), [" ".join(scenes.vocabulary()), ""]).unique()
+    rows = text.pop("text_model.embeddings.token_embedding.weight")[ids]
+    text.pop("text_projection.weight", None)
+    factors, bias = preview_colours(vae)
+    tensors = {
+        **flatten("model.diffusion_model",
+                  averaged("diffusion", budget, "unet", parts.new_unet()).state_dict()),
+        **flatten("cond_stage_model.transformer", text),
+        **flatten("first_stage_model", vae.state_dict()),
+        **flatten("vision", averaged("vision", budget, "vision", parts.new_vision_tower())
+                  .state_dict()),
+        "vocabulary.rows": rows,
+    }
+    tensors = {k: v.half() for k, v in tensors.items()}
+    tensors["vocabulary.ids"] = ids.to(torch.int32)
+    tensors["latent_rgb.factors"], tensors["latent_rgb.bias"] = factors, bias
+    done = {n: checkpoint_steps(budget.file(n))[0] for n in ("vae", "diffusion", "vision")}
+    metadata = {
+        "title": "StyleDiffusion demo model",
+        "licence": "MIT",
+        "seed": str(budget.seed),
+        "data_version": str(scenes.VERSION),
+        "steps": json.dumps(done),
+        "command": "; ".join(f"python -m demo.train --stage {n} --steps {s}"
+                             for n, s in done.items()),
+    }
+    path = Path(__file__).with_name("weights.safetensors")
+    save_checkpoint(path, tensors, metadata)
+    log.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
+    return True
+
+
+STAGES = {"vae": (train_vae, 5000), "latents": (encode_latents, 0),
+          "diffusion": (train_diffusion, 10000), "vision": (train_vision, 1500),
+          "export": (export, 0)}
+
+
+def main() -> None:
+    """Run one stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--stage", choices=list(STAGES), required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("checkpoints"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--minutes", type=float, default=1e6)
+    wanted = parser.parse_args(host_path.own_arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    stage, steps = STAGES[wanted.stage]
+    torch.manual_seed(wanted.seed)
+    done = stage(Budget(wanted.out, wanted.seed, wanted.steps or steps, wanted.minutes))
+    raise SystemExit(0 if done else 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Words and tokens: which target token hears which source token (Prompt-to-Prompt, section 3.2).
+
+Both mappers are matrices P [source tokens, target tokens] with a mask r over target tokens: a
+target column is A_source @ P where r is 1 and the target's own map where r is 0.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word as typed and the positions of its tokens in the encoded prompt."""
+
+    text: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt, its token ids with start, end and padding, and its words in order."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    words: tuple[Word, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens from the start to the end token, both included."""
+        return 2 + sum(len(word.positions) for word in self.words)
+
+    def find(self, wanted: str) -> tuple[int, ...]:
+        """Positions of every token of a word; case and punctuation around it do not count.
+
+        Raises ValueError naming the word and the prompt where it does not occur.
+        """
+        key = bare(wanted)
+        positions = tuple(p for word in self.words if bare(word.text) == key
+                          for p in word.positions)
+        if not positions:
+            raise ValueError(f"'{wanted}' is not a word of the prompt '{self.text}'")
+        return positions
+
+
+def bare(word: str) -> str:
+    """A word without case and surrounding punctuation."""
+    return word.strip(string.punctuation).lower() or word.lower()
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """P [source tokens, target tokens] and r [target tokens], fp32."""
+
+    mapper: Tensor
+    aligned: Tensor
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no target token keeps its own map."""
+        return bool((self.aligned == 1).all())
+
+
+def same_word_count(source: TokenizedPrompt, target: TokenizedPrompt) -> bool:
+    """Whether words can be replaced one for one."""
+    return len(source.words) == len(target.words)
+
+
+def replace(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
+    """Replace: the i-th target word takes over the map of the i-th source word.
+
+    A changed word with another number of tokens shares its source word's map evenly; all other
+    positions, end token and padding included, keep advancing together. Target positions left over
+    when the source is used up keep their own map. Raises ValueError on different word counts.
+    """
+    if not same_word_count(source, target):
+        raise ValueError(
+            f"Replace needs prompts of equal word count, but '{source.text}' has "
+            f"{len(source.words)} words and '{target.text}' has {len(target.words)}; "
+            "use Refine (mode: auto), or give the target as many words"
+        )
+    size_source, size_target = len(source.token_ids), len(target.token_ids)
+    mapper = torch.zeros(size_source, size_target)
+    i = j = 0
+    for old, new in zip(source.words, target.words, strict=True):
+        while i < old.positions[0] and j < new.positions[0]:
+            mapper[i, j] = 1
+            i, j = i + 1, j + 1
+        if len(old.positions) == len(new.positions):
+            mapper[old.positions, new.positions] = 1
+        else:
+            for position in new.positions:
+                mapper[old.positions, position] = 1 / len(new.positions)
+        i, j = old.positions[-1] + 1, new.positions[-1] + 1
+    while i < size_source and j < size_target:
+        mapper[i, j] = 1
+        i, j = i + 1, j + 1
+    aligned = torch.ones(size_target)
+    aligned[j:] = 0
+    return Alignment(mapper, aligned)
+
+
+def refine(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
+    """Refine: tokens the prompts share take over the source's map, new tokens keep their own.
+
+    Shared tokens are found by global alignment of the token ids; padding follows padding.
+    """
+    size_source, size_target = len(source.token_ids), len(target.token_ids)
+    pairs = global_alignment(source.token_ids[: source.length], target.token_ids[: target.length])
+    mapper, aligned = torch.zeros(size_source, size_target), torch.zeros(size_target)
+    for i, j in pairs:
+        mapper[i, j] = 1
+        aligned[j] = 1
+    for j in range(target.length, size_target):
+        mapper[min(j, size_source - 1), j] = 1
+        aligned[j] = 1
+    return Alignment(mapper, aligned)
+
+
+def global_alignment(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int]]:
+    """Needleman-Wunsch with gap 0, match 1, mismatch -1: the pairs (i, j) that were matched.
+
+    Ties prefer a gap in the source, then a gap in the target, then the diagonal, as the released
+    code does.
+    """
+    rows, columns = len(source) + 1, len(target) + 1
+    score = [[0] * columns for _ in range(rows)]
+    for i in range(1, rows):
+        for j in range(1, columns):
+            match = 1 if source[i - 1] == target[j - 1] else -1
+            score[i][j] = max(score[i][j - 1], score[i - 1][j], score[i - 1][j - 1] + match)
+    pairs = []
+    i, j = rows - 1, columns - 1
+    while i > 0 and j > 0:
+        if score[i][j] == score[i][j - 1]:
+            j -= 1
+        elif score[i][j] == score[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]

@@ -1,0 +1,176 @@
+"""Learning the value embeddings, step by step from the noise down (section 3.3, algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ddim import guide, transfer
+from .mapping import Mapping, successor
+from .schedule import Levels
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """The constants of the released code; every field is a knob of the node."""
+
+    guidance: float = 7.5
+    inner_steps: int = 100
+    inner_decay: float = 0.1
+    learning_rate: float = 1e-2
+    attention_weight: float = 1.0
+    stop_loss: float = 1e-5
+    stop_loss_growth: float = 2e-5
+
+    def inner_steps_at(self, step: int) -> int:
+        """ceil(100 * exp(-0.1 * i)), at least one."""
+        return max(1, math.ceil(self.inner_steps * math.exp(-self.inner_decay * step)))
+
+    def learning_rate_at(self, step: int) -> float:
+        """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""
+        return self.learning_rate * max(0.01, 1 - step / 100)
+
+    def stop_loss_at(self, step: int) -> float:
+        """1e-5 + 2e-5 * i: good enough to go on to the next step."""
+        return self.stop_loss + self.stop_loss_growth * step
+
+
+class LearningModel(Protocol):
+    """What learning needs of a UNet; latents in VP units, fp32."""
+
+    def unconditional(self, latent: Tensor, level: int) -> Tensor:
+        """eps under the empty or negative prompt, without gradient."""
+        ...
+
+    def conditional(
+        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """eps under the source prompt with the value input c * s + b, and, where asked for, the
+        cross-attention maps [heads, h * w, tokens] of the supervising layers."""
+        ...
+
+
+@dataclass(frozen=True)
+class InnerLoss:
+    """What one inner step found before its update."""
+
+    step: int
+    inner: int
+    latent: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """The loss that was minimised."""
+        return self.latent + self.attention
+
+
+@dataclass
+class Learnt:
+    """Scale and shift tables fp32 [N, 77, d], one row a sampling step, and the history of losses."""
+
+    scale: Tensor
+    shift: Tensor
+    losses: list[InnerLoss] = field(default_factory=list)
+
+
+def supervising_entry(step: int, steps: int) -> int:
+    """Which entry of the inversion supervises a learning step: N - i, and N - 1 for step 0."""
+    return min(steps - step, steps - 1)
+
+
+def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """The plain sum over layers of the mean squared difference of maps."""
+    losses = [F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def learn(
+    model: LearningModel,
+    latents: Tensor,
+    levels: Levels,
+    mapping: Mapping,
+    image_tokens: Tensor | None,
+    settings: LearningSettings,
+    after_inner: Callable[[InnerLoss], None] | None = None,
+    after_step: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Learnt:
+    """Learn one M a step so that guided DDIM sampling from z_N retraces the trajectory.
+
+    `latents` VP [N + 1, C, h, w]. `after_inner` sees every loss, `after_step(i, z, eps)` the latent
+    sampled from at step i and the guided noise found there. Raises FloatingPointError naming the
+    step when a loss is not finite.
+    """
+    steps = levels.steps
+    latent = latents[steps : steps + 1]
+    learnt: list[tuple[Tensor, Tensor]] = []
+    losses: list[InnerLoss] = []
+    for i in range(steps):
+        level = steps - i
+        wanted_latent = latents[level - 1 : level]
+        wanted_maps = _wanted_maps(model, latents, i, steps, settings)
+        with torch.no_grad():
+            noise_uncond = model.unconditional(latent, level)
+
+        def evaluate(
+            current: Mapping, latent: Tensor = latent, level: int = level,
+            noise_uncond: Tensor = noise_uncond, maps: bool = bool(wanted_maps),
+        ) -> tuple[Tensor, Tensor, list[Tensor]]:
+            scale, shift = current(image_tokens)
+            noise_cond, found = model.conditional(latent, level, scale, shift, maps)
+            noise = guide(noise_uncond, noise_cond, settings.guidance)
+            return transfer(latent, noise, levels.alpha(level), levels.alpha(level - 1)), noise, found
+
+        mapping = successor(mapping)
+        optimizer = torch.optim.Adam(mapping.parameters(), lr=settings.learning_rate_at(i))
+        for inner in range(settings.inner_steps_at(i)):
+            reached, _, found = evaluate(mapping)
+            loss_latent = F.mse_loss(reached, wanted_latent)
+            loss_maps = loss_latent.new_zeros(())
+            if wanted_maps:
+                loss_maps = settings.attention_weight * attention_loss(found, wanted_maps)
+            loss = InnerLoss(i, inner, float(loss_latent.detach()), float(loss_maps.detach()))
+            _require_finite(loss, steps)
+            optimizer.zero_grad()
+            (loss_latent + loss_maps).backward()
+            optimizer.step()
+            losses.append(loss)
+            if after_inner is not None:
+                after_inner(loss)
+            if loss.total < settings.stop_loss_at(i):
+                break
+        with torch.no_grad():
+            reached, noise, _ = evaluate(mapping, maps=False)
+            if after_step is not None:
+                after_step(i, latent, noise)
+            scale, shift = mapping(image_tokens)
+            learnt.append((scale.detach().cpu().clone(), shift.detach().cpu().clone()))
+        latent = reached
+    return Learnt(torch.stack([s for s, _ in learnt]), torch.stack([b for _, b in learnt]), losses)
+
+
+def _wanted_maps(
+    model: LearningModel, latents: Tensor, step: int, steps: int, settings: LearningSettings
+) -> list[Tensor]:
+    """The maps of the supervising entry, seen again by one forward on the latent it was seen on."""
+    if settings.attention_weight == 0:
+        return []
+    entry = supervising_entry(step, steps)
+    with torch.no_grad():
+        _, maps = model.conditional(latents[entry : entry + 1], entry + 1, None, None, True)
+    return maps
+
+
+def _require_finite(loss: InnerLoss, steps: int) -> None:
+    if not math.isfinite(loss.total):
+        raise FloatingPointError(
+            f"the loss is not finite at step {loss.step + 1} of {steps}, inner step "
+            f"{loss.inner + 1}; lower learning_rate, or run the model in bf16 or fp32 "
+            "(--bf16-unet, --fp32-unet)"
+        )
