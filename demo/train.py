@@ -352,7 +352,7 @@ def export(budget: Budget) -> bool:
     tensors = {
         **flatten("model.diffusion_model",
                   averaged("diffusion", budget, "unet", parts.new_unet()).state_dict()),
-        **flatten("cond_stage_model.transformer", text),
+        **flatten("text", text),
         **flatten("first_stage_model", vae.state_dict()),
         **flatten("vision", averaged("vision", budget, "vision", parts.new_vision_tower())
                   .state_dict()),

@@ -1,0 +1,15 @@
+"""What the user sees: one file a family of nodes, each ending in its list."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import control, demo, inversion, sampling
+
+
+class StyleDiffusionExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Called by the host once, at start-up."""
+        return [*inversion.NODES, *control.NODES, *sampling.NODES, *demo.NODES]

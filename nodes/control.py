@@ -1,0 +1,62 @@
+"""P2Plus Controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..stylediffusion.control import Window
+from ..stylediffusion.host.controlling import MODES, make_control
+from .sockets import CATEGORY, ControlSocket, TrajectorySocket
+
+
+def _tau(name: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.05, tooltip=tooltip)
+
+
+class P2PlusController(io.ComfyNode):
+    """Which words change and how strongly structure is held."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StyleDiffusionP2PlusController",
+            display_name="P2Plus Controller",
+            category=CATEGORY,
+            description="Says which words of the prompt change and how strongly the picture's "
+            "structure is held while they do.",
+            search_aliases=["prompt to prompt", "p2p", "attention control", "stylediffusion"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert; it knows the "
+                                       "source prompt."),
+                io.String.Input("targets", multiline=True, default="", tooltip="The edited prompt; "
+                                "one edit a line, all painted at once. Keep the words that should "
+                                "stay."),
+                io.Combo.Input("mode", options=list(MODES), default="auto", tooltip="replace swaps "
+                               "words one for one (equal word count); refine keeps shared words "
+                               "and adds new ones; auto chooses for each line by word count."),
+                _tau("tau_v", 0.5, "Share of the steps in which edits hear the learnt value "
+                     "embedding. More keeps the picture's look, less frees it."),
+                _tau("tau_c", 0.6, "Share of the steps in which words keep their places in the "
+                     "picture (cross-attention). Lower it for larger changes of shape."),
+                _tau("tau_s", 0.6, "Share of the steps in which the layout is held "
+                     "(self-attention). Lower it when a new object needs another outline."),
+                _tau("tau_u", 0.0, "P2Plus: share of the steps in which the layout is held for "
+                     "the unconditional branch too. 0.5 for large structural changes."),
+            ],
+            outputs=[ControlSocket.Output("control", tooltip="The edits, for Sample.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, trajectory: Any, targets: str, mode: str, tau_v: float, tau_c: float,
+        tau_s: float, tau_u: float,
+    ) -> io.NodeOutput:
+        ends = {"tau_v": tau_v, "tau_c": tau_c, "tau_s": tau_s, "tau_u": tau_u}
+        windows = {name: Window(0.0, end) for name, end in ends.items()}
+        return io.NodeOutput(make_control(clip, trajectory, targets, mode, windows))
+
+
+NODES: list[type[io.ComfyNode]] = [P2PlusController]

@@ -1,0 +1,123 @@
+"""DDIM Invert and Learn Value Embedding."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..stylediffusion.host.inverting import invert_latent
+from ..stylediffusion.host.learning import learn_value_embedding
+from ..stylediffusion.learning import LearningSettings
+from ..stylediffusion.schedule import deeper_steps
+from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
+
+log = logging.getLogger("stylediffusion")
+
+
+class DDIMInvert(io.ComfyNode):
+    """Photo to noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StyleDiffusionDDIMInvert",
+            display_name="DDIM Invert",
+            category=CATEGORY,
+            description="Walks a picture back to the noise it would have come from, under a prompt "
+            "that describes it. The first of the four StyleDiffusion nodes.",
+            search_aliases=["inversion", "edit real image", "prompt to prompt", "stylediffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model (epsilon or v "
+                               "prediction), with LoRAs applied if you use any."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.Latent.Input("latent", tooltip="Your picture, from VAE Encode. One picture, any "
+                                "size."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="Describe the "
+                                "picture as it is. Only words written here can be replaced "
+                                "later."),
+                io.String.Input("negative_prompt", multiline=True, default="", optional=True,
+                                advanced=True, tooltip="What learning and sampling are guided "
+                                "away from. Usually empty."),
+                io.Int.Input("steps", default=30, min=1, max=500, tooltip="Steps from picture to "
+                             "noise. More steps follow the picture more closely and take longer "
+                             "to learn; 30 is the paper's number."),
+            ],
+            outputs=[
+                TrajectorySocket.Output("trajectory", tooltip="The way from picture to noise, for "
+                                        "all other StyleDiffusion nodes."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, latent: dict[str, Any], prompt: str, steps: int,
+        negative_prompt: str = "",
+    ) -> io.NodeOutput:
+        better = deeper_steps(steps)
+        if better is not None:
+            log.warning("%d steps stop short of the noise; %d reach it", steps, better)
+        return io.NodeOutput(invert_latent(model, clip, latent, prompt, negative_prompt, steps))
+
+
+class LearnValueEmbedding(io.ComfyNode):
+    """What the value path must hear to give exactly that photo back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StyleDiffusionLearnValueEmbedding",
+            display_name="Learn Value Embedding",
+            category=CATEGORY,
+            description="Learns, for every step, what the value path of cross-attention must hear "
+            "so that guided sampling gives exactly your picture back. Learn once, edit often.",
+            search_aliases=["null text inversion", "embedding optimization", "stylediffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model the picture was inverted with."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="With an image: the "
+                                    "paper's mapping network learns from its tokens. Without "
+                                    "both, scale and shift are learnt directly."),
+                io.Image.Input("image", optional=True, tooltip="The picture that was inverted, for "
+                               "clip_vision to look at."),
+                io.Combo.Input("preset", options=["fast", "exact"], default="fast",
+                               tooltip="fast starts close to the prompt itself; exact starts as "
+                               "the authors' code does, from a random network."),
+                io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
+                               tooltip="The guidance you will sample with. Higher edits more "
+                               "strongly and is harder to learn."),
+                io.Int.Input("seed", default=0, min=0, max=EVERY_SEED, control_after_generate=False,
+                             tooltip="Starts the mapping network. The same seed learns the same "
+                             "embedding."),
+                io.Int.Input("inner_steps", default=100, min=1, max=1000, advanced=True,
+                             tooltip="The most updates at the noisiest step; later steps get "
+                             "fewer, and every step stops when it is good enough."),
+                io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001,
+                               round=0.00001, advanced=True, tooltip="How large an update is. "
+                               "Lower it if the loss is not finite."),
+                io.Float.Input("attention_weight", default=1.0, min=0.0, max=100.0, step=0.1,
+                               advanced=True, tooltip="How strongly the attention maps of the "
+                               "inversion are held. 0 learns a little faster and holds only the "
+                               "picture."),
+            ],
+            outputs=[
+                ValueEmbeddingSocket.Output("value_embedding", tooltip="What the value path hears "
+                                            "at every step, for Sample."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, trajectory: Any, preset: str, guidance: float, seed: int,
+        inner_steps: int = 100, learning_rate: float = 0.01, attention_weight: float = 1.0,
+        clip_vision: Any = None, image: Any = None,
+    ) -> io.NodeOutput:
+        settings = LearningSettings(
+            guidance=guidance, inner_steps=inner_steps, learning_rate=learning_rate,
+            attention_weight=attention_weight)
+        return io.NodeOutput(learn_value_embedding(
+            model, trajectory, clip_vision, image, settings, seed, preset == "fast"))
+
+
+NODES: list[type[io.ComfyNode]] = [DDIMInvert, LearnValueEmbedding]

@@ -1,0 +1,51 @@
+"""Sample: the reconstruction and every edit in one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..stylediffusion.host.guider import sample_edits
+from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
+
+
+class Sample(io.ComfyNode):
+    """Paints the reconstruction and the edits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StyleDiffusionSample",
+            display_name="Sample (StyleDiffusion)",
+            category=CATEGORY,
+            description="Paints the picture again and, beside it, every edit the controller asks "
+            "for. The first latent of the batch is the reconstruction.",
+            search_aliases=["prompt to prompt", "edit real image", "stylediffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model the picture was inverted with."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
+                ValueEmbeddingSocket.Input("value_embedding", optional=True, tooltip="From Learn "
+                                           "Value Embedding. Without it this is plain DDIM "
+                                           "inversion, which drifts from your picture."),
+                ControlSocket.Input("control", optional=True, tooltip="From P2Plus Controller. "
+                                    "Without it only the reconstruction is painted."),
+                io.Float.Input("guidance", default=0.0, min=0.0, max=30.0, step=0.1,
+                               tooltip="0 takes the guidance the embedding was learnt with (7.5 "
+                               "without one); another number departs from your picture."),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="Reconstruction first, then one latent a "
+                                 "target, for VAE Decode."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, trajectory: Any, guidance: float, value_embedding: Any = None,
+        control: Any = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(sample_edits(model, trajectory, value_embedding, control, guidance))
+
+
+NODES: list[type[io.ComfyNode]] = [Sample]

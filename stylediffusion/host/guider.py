@@ -1,0 +1,130 @@
+"""Sampling the source and its edits in one batch: a GUIDER, a SAMPLER and SIGMAS of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..artifacts import Conditioning, Trajectory, ValueEmbedding
+from ..control import Control
+from ..schedule import vp_to_k
+from .attention import P2PlusRun
+from .inverting import from_k, to_host
+from .model import ModelPatcher, warn_if_other
+
+
+class P2PlusGuider(comfy.samplers.CFGGuider):
+    """The host's guider on a batch whose row 0 is the source and whose other rows are the targets.
+
+    One latent in, 1 + targets out. Patches are added when a run starts and gone when it ends.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        trajectory: Trajectory,
+        embedding: ValueEmbedding | None,
+        control: Control | None,
+        guidance: float,
+    ) -> None:
+        super().__init__(model)
+        self.trajectory = trajectory
+        self.embedding = embedding
+        self.control = control
+        targets = () if control is None else control.targets
+        self.rows = 1 + len(targets)
+        prompts = [trajectory.positive, *(target.conditioning for target in targets)]
+        self.set_conds(stacked(prompts), trajectory.negative)
+        self.set_cfg(guidance)
+
+    def sample(
+        self, noise: Tensor, latent_image: Tensor, sampler: comfy.samplers.Sampler, sigmas: Tensor,
+        *args: Any, **kwargs: Any,
+    ) -> Tensor:
+        """As the host's guider; the latent and the noise are shared by all rows."""
+        run = P2PlusRun(
+            self.control, self.embedding, len(sigmas) - 1, self.model_patcher.load_device)
+        before = self.model_options
+        self.model_options = run.options(before, self.trajectory.layers)
+        try:
+            return super().sample(
+                noise.expand(self.rows, -1, -1, -1).clone(),
+                latent_image.expand(self.rows, -1, -1, -1).clone(),
+                sampler, sigmas, *args, **kwargs,
+            )
+        finally:
+            self.model_options = before
+
+
+def stacked(prompts: list[Conditioning]) -> Conditioning:
+    """One conditioning entry with a row a prompt, so that the host pairs rows with latents."""
+    entries = [prompt[0] for prompt in prompts]
+    merged = dict(entries[0][1])
+    for key, value in entries[0][1].items():
+        if isinstance(value, Tensor) and value.shape[:1] == (1,):
+            merged[key] = torch.cat([entry[1][key] for entry in entries])
+    return [(torch.cat([tensor for tensor, _ in entries]), merged)]
+
+
+def sample_edits(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    embedding: ValueEmbedding | None,
+    control: Control | None,
+    guidance: float,
+) -> dict[str, Any]:
+    """LATENT in host units: row 0 the reconstruction, one more row for each target.
+
+    `guidance` 0 means as learnt, else 7.5. Raises ValueError where the parts do not belong
+    together.
+    """
+    require_matching(trajectory, embedding, control)
+    warn_if_other(model, trajectory.fingerprint, "the trajectory")
+    if embedding is not None:
+        warn_if_other(model, embedding.fingerprint, "the value embedding")
+    if guidance == 0:
+        guidance = 7.5 if embedding is None else embedding.guidance
+    guider = P2PlusGuider(model, trajectory, embedding, control, guidance)
+    sigmas = trajectory.levels.sampling_sigmas()
+    start = to_host(model, vp_to_k(trajectory.noise, float(sigmas[0])))
+    samples = guider.sample(
+        torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
+        callback=latent_preview.prepare_callback(model, trajectory.steps),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
+    )
+    samples = samples.to(comfy.model_management.intermediate_device())
+    if not torch.isfinite(samples).all():
+        raise FloatingPointError(
+            "sampling gave values that are not finite; run the model in bf16 or fp32 "
+            "(--bf16-unet, --fp32-unet)"
+        )
+    return {"samples": from_k(samples, float(sigmas[-1]))}
+
+
+def require_matching(
+    trajectory: Trajectory, embedding: ValueEmbedding | None, control: Control | None
+) -> None:
+    """Raise ValueError unless embedding and control were made for this trajectory."""
+    if embedding is not None and embedding.steps != trajectory.steps:
+        raise ValueError(
+            f"the value embedding was learnt over {embedding.steps} steps, but the trajectory has "
+            f"{trajectory.steps}; run Learn Value Embedding on this trajectory"
+        )
+    if embedding is not None and embedding.prompt != trajectory.prompt:
+        raise ValueError(
+            f"the value embedding was learnt for the prompt '{embedding.prompt}', but the "
+            f"trajectory was inverted with '{trajectory.prompt}'; run Learn Value Embedding on "
+            "this trajectory"
+        )
+    if control is not None and control.source_prompt != trajectory.prompt:
+        raise ValueError(
+            f"the control was made for the prompt '{control.source_prompt}', but the trajectory "
+            f"was inverted with '{trajectory.prompt}'; connect the same trajectory to P2Plus "
+            "Controller and Sample"
+        )

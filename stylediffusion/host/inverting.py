@@ -1,0 +1,122 @@
+"""DDIM inversion through the host's own sampling road: loading, conditioning, patches, cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..artifacts import AttentionLayer, Conditioning, Trajectory
+from ..ddim import invert
+from ..schedule import Levels, k_to_vp, make_levels, vp_to_k
+from . import text
+from .attention import LayerFinder, with_patch
+from .model import ModelPatcher, fingerprint, training_alphas
+
+Callback = Callable[[int, Tensor, Tensor, int], None]
+
+
+class InversionSampler(comfy.samplers.Sampler):
+    """Walks the latent upward; the whole VP trajectory stays in `latents` [N + 1, C, h, w]."""
+
+    def __init__(self, levels: Levels) -> None:
+        self.levels = levels
+        self.latents: Tensor | None = None
+        self.layers: tuple[AttentionLayer, ...] = ()
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Callback | None,
+        noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """Called by the guider with the model ready; returns the k-diffusion latent at level N."""
+        finder = LayerFinder()
+        probing = with_patch(extra_args["model_options"], "attn2_patch", finder.patch)
+        plain = {**extra_args}
+        shown: dict[str, Tensor] = {}
+
+        def predict_noise(latent: Tensor, level: int) -> Tensor:
+            sigma = float(sigmas[level])
+            x = vp_to_k(latent, sigma)
+            args = {**plain, "model_options": probing} if level == 1 else plain
+            shown["x0"] = model_wrap(x, sigmas[level].expand(len(x)), **args)
+            return (x - shown["x0"]) / sigma
+
+        def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
+            if callback is not None:
+                callback(k, shown["x0"], latent, self.levels.steps)
+
+        trajectory = invert(predict_noise, latent_image, self.levels, after_step)
+        self.latents = trajectory.to("cpu", torch.float32)
+        self.layers = tuple(finder.found.values())
+        return vp_to_k(trajectory[-1:], float(sigmas[-1]))
+
+
+def require_one_image(latent: dict[str, Any]) -> Tensor:
+    """The samples [1, C, h, w] of a LATENT; raises ValueError for batches, masks and video."""
+    samples = latent["samples"]
+    if samples.ndim != 4:
+        raise ValueError(f"the latent has shape {tuple(samples.shape)}, but one image is needed")
+    if len(samples) > 1:
+        raise ValueError(
+            f"the latent holds {len(samples)} images, but one image is inverted at a time; pick "
+            "one with Latent From Batch"
+        )
+    if latent.get("noise_mask") is not None:
+        raise ValueError(
+            "the latent has a noise mask, which an inversion cannot follow; encode the picture "
+            "with VAE Encode instead of an inpainting encoder, or remove Set Latent Noise Mask"
+        )
+    return samples
+
+
+def invert_latent(
+    model: ModelPatcher, clip: Any, latent: dict[str, Any], prompt: str, negative_prompt: str,
+    steps: int,
+) -> Trajectory:
+    """DDIM inversion of one LATENT under the source prompt at guidance 1."""
+    samples = require_one_image(latent)
+    if not prompt.strip():
+        raise ValueError(
+            "the prompt is empty; describe the picture in a few words, since its words are what "
+            "can be edited"
+        )
+    levels = make_levels(steps, training_alphas(model))
+    positive, negative = text.encode(clip, prompt), text.encode(clip, negative_prompt)
+    sampler = run_inversion(model, samples, positive, levels)
+    assert sampler.latents is not None
+    return Trajectory(
+        sampler.latents, levels, prompt, negative_prompt, positive, negative, sampler.layers,
+        fingerprint(model),
+    )
+
+
+def run_inversion(
+    model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels
+) -> InversionSampler:
+    """Drive an InversionSampler with the host's guider at guidance 1."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, positive)
+    guider.set_cfg(1.0)
+    sampler = InversionSampler(levels)
+    callback = latent_preview.prepare_callback(model, levels.steps)
+    guider.sample(
+        torch.zeros_like(samples), samples, sampler, levels.sigmas.to(torch.float32),
+        callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+    )
+    return sampler
+
+
+def to_host(model: ModelPatcher, latent: Tensor) -> Tensor:
+    """A VP latent in the units of a LATENT (z / scale_factor)."""
+    return model.get_model_object("latent_format").process_out(latent)
+
+
+def from_k(samples: Tensor, sigma: float) -> Tensor:
+    """Host-unit samples at a noise level to host-unit VP samples."""
+    return k_to_vp(samples, sigma)

@@ -1,0 +1,86 @@
+"""What the pack asks of a MODEL: its noise schedule, its identity, a copy that has gradients."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+
+import comfy.model_patcher
+import comfy.model_sampling
+import torch
+from torch import Tensor
+
+log = logging.getLogger("stylediffusion")
+
+SAMPLED_TENSORS = 16
+SAMPLED_ELEMENTS = 64
+
+ModelPatcher = comfy.model_patcher.ModelPatcher
+
+
+def training_alphas(model: ModelPatcher) -> Tensor:
+    """alpha-bar fp64 [1000] of a model with discrete epsilon or v prediction.
+
+    Raises ValueError for flow models and other parametrisations.
+    """
+    sampling = model.get_model_object("model_sampling")
+    kinds = comfy.model_sampling
+    formula = type(sampling).calculate_denoised
+    discrete = isinstance(sampling, kinds.ModelSamplingDiscrete)
+    continuous = isinstance(sampling, kinds.ModelSamplingDiscreteEDM)
+    known = (kinds.EPS.calculate_denoised, kinds.V_PREDICTION.calculate_denoised)
+    if not discrete or continuous or formula not in known or len(sampling.sigmas) != 1000:
+        raise ValueError(
+            f"this model ({type(model.model).__name__}) does not predict epsilon or v on 1000 "
+            "discrete timesteps (it is a flow or distilled model), and DDIM inversion is not "
+            "defined for it; load an SD1.x, SD2.x or SDXL checkpoint"
+        )
+    return 1 / (1 + sampling.sigmas.double().cpu() ** 2)
+
+
+def fingerprint(model: ModelPatcher) -> str:
+    """Sixteen hex digits that tell one set of weights and patches from another.
+
+    Hashes sorted weight names and shapes, some elements of some tensors as they were before
+    patching, and patch keys and strengths.
+    """
+    weights = model.get_key_patches("diffusion_model.")
+    digest = hashlib.sha256()
+    names = sorted(weights)
+    for name in names:
+        digest.update(f"{name}{tuple(weights[name][0][0].shape)}".encode())
+    for name in names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]:
+        flat = weights[name][0][0].detach().flatten()
+        picked = flat[:: max(1, math.ceil(len(flat) / SAMPLED_ELEMENTS))]
+        digest.update(picked.to("cpu", torch.float32).numpy().tobytes())
+    for name in sorted(model.patches, key=str):
+        strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
+        digest.update(f"{name}{strengths}".encode())
+    return digest.hexdigest()[:16]
+
+
+def warn_if_other(model: ModelPatcher, made_with: str, what: str) -> None:
+    """Warn where a MODEL meets a trajectory or embedding that another model made."""
+    own = fingerprint(model)
+    if own != made_with:
+        log.warning(
+            "%s was made with model %s, but the connected MODEL is %s: another checkpoint or "
+            "another LoRA. Connect the same MODEL, or run the earlier nodes again.",
+            what, made_with, own,
+        )
+
+
+def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
+    """A copy of a MODEL whose weights can take part in autograd; call outside inference mode.
+
+    What a node receives are inference tensors, weights included. The weights are read again from
+    the model's file; where the loader left no way to do that, each weight is copied as it is used.
+    """
+    if model.cached_patcher_init is not None:
+        return model.clone(disable_dynamic=True, force_deepcopy=True)
+    clone = model.clone()
+    for name, weight in clone.model.named_parameters():
+        if weight.is_inference():
+            clone.add_weight_wrapper(name, torch.clone)
+    return clone

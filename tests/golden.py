@@ -1,0 +1,56 @@
+"""The reference numbers, and the small UNet they were recorded on as a MODEL of the host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+DATA = Path(__file__).parent / "data"
+UNET_CONFIG = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+    "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False,
+    "context_dim": 64, "adm_in_channels": None, "use_linear_in_transformer": False,
+}
+
+
+def tensors(name: str) -> dict[str, Tensor]:
+    """All recorded tensors of a case."""
+    return load_file(DATA / f"{name}.safetensors")
+
+
+def facts(name: str) -> Any:
+    """The recorded settings of a case."""
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """|found - wanted| / |wanted| in L2."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def load_unet(*_: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The recorded UNet in fp32 on the CPU."""
+    config = comfy.supported_models.SD15(UNET_CONFIG)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    model.load_model_weights(load_file(DATA / "unet.safetensors"), "model.diffusion_model.")
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def reloadable_unet() -> comfy.model_patcher.ModelPatcher:
+    """The same, built as a node finds it: inference tensors, and a way to load it again."""
+    with torch.inference_mode():
+        model = load_unet()
+    model.cached_patcher_init = (load_unet, ())
+    return model
