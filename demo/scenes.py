@@ -180,7 +180,8 @@ def scene_of(
     layout = random_layout(rng)
     name, colour, place = triple
     if second is None:
-        things = (_standing(name, colour, rng.uniform(0.34, 0.66), rng.uniform(52, 74), layout, rng),)
+        x, size = rng.uniform(0.34, 0.66), rng.uniform(52, 74)
+        things: tuple[Thing, ...] = (_standing(name, colour, x, size, layout, rng),)
     else:
         left, right = rng.uniform(0.25, 0.29), rng.uniform(0.71, 0.75)
         if rng.random() < 0.5:
@@ -318,7 +319,8 @@ class _Canvas:
 def _draw_ground(canvas: _Canvas, layout: Layout, sky: Colour, ground: Colour) -> None:
     canvas.shape("polygon", ((0, 0), (1, 0), (1, 1), (0, 1)), sky, wash=0.6, outlined=False)
     left, right = layout.horizon + layout.slope, layout.horizon - layout.slope
-    canvas.shape("polygon", ((-0.1, left), (1.1, right), (1.1, 1.1), (-0.1, 1.1)), ground, wash=0.45)
+    land = ((-0.1, left), (1.1, right), (1.1, 1.1), (-0.1, 1.1))
+    canvas.shape("polygon", land, ground, wash=0.45)
 
 
 def _draw_light(canvas: _Canvas, layout: Layout, colour: Colour, radius: float) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import host_path  # noqa: F401  (before anything that imports comfy)
+from . import (
+    host_path,  # noqa: F401  (before anything that imports comfy)
+    scenes,
+)
 from . import model as parts
-from . import scenes
 
 log = logging.getLogger("demo.train")
 DATA_SEED = 20260101
@@ -122,7 +125,8 @@ def train(
         with torch.no_grad():
             for kept, new in zip(average.parameters(), trained.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        running = float(loss.detach()) if running is None else 0.98 * running + 0.02 * float(loss.detach())
+        now_lost = float(loss.detach())
+        running = now_lost if running is None else 0.98 * running + 0.02 * now_lost
         now = time.monotonic()
         if now - shown > 30:
             log.info("%s step %d of %d, loss %.4f", name, step, budget.steps, running)
@@ -184,7 +188,7 @@ def checkpoint_steps(path: Path) -> tuple[int, int]:
     return int(metadata["step"]), int(metadata["steps"])
 
 
-def averaged(name: str, budget: Budget, part: str, module: torch.nn.Module) -> torch.nn.Module:
+def averaged(name: str, budget: Budget, part: str, module: torch.nn.Module) -> Any:
     """Load one module's EMA weights from a stage's checkpoint."""
     tensors = unflatten(f"ema.{part}", load_file(budget.file(name)))
     module.load_state_dict(tensors)
@@ -232,7 +236,7 @@ def train_vae(budget: Budget) -> bool:
 
 
 @torch.no_grad()
-def vae_quality(vae: torch.nn.Module, count: int = 24) -> dict[str, float]:
+def vae_quality(vae: Any, count: int = 24) -> dict[str, float]:
     """Mean PSNR in dB of the round trip on unseen scenes, by style."""
     found = {}
     for style in scenes.STYLES:
@@ -331,7 +335,7 @@ def train_vision(budget: Budget) -> bool:
 
 
 @torch.no_grad()
-def preview_colours(vae: torch.nn.Module) -> tuple[Tensor, Tensor]:
+def preview_colours(vae: Any) -> tuple[Tensor, Tensor]:
     """Least-squares factors [4, 3] and bias [3] from a latent cell to its mean colour in -1..1."""
     images = pixels(take(scenes.random_scenes(5), 200))
     latents = vae.taesd_encoder(images).permute(0, 2, 3, 1).reshape(-1, 4)

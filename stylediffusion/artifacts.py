@@ -56,7 +56,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class ValueEmbedding:
-    """Learnt scale and shift of the value input, fp32 [N, 77, d]; row i belongs to sampling step i."""
+    """Learnt scale and shift of the value input, fp32 [N, 77, d], a row for each sampling step."""
 
     scale: Tensor
     shift: Tensor

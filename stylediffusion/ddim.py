@@ -1,4 +1,4 @@
-"""DDIM steps and DDIM inversion in VP units (section 3.1 of the paper; Song et al. 2020, eq. 12)."""
+"""DDIM steps and DDIM inversion in VP units (section 3.1; Song et al. 2020, eq. 12)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,7 +73,7 @@ class InnerLoss:
 
 @dataclass
 class Learnt:
-    """Scale and shift tables fp32 [N, 77, d], one row a sampling step, and the history of losses."""
+    """Scale and shift tables fp32 [N, 77, d], a row a sampling step, and the losses."""
 
     scale: Tensor
     shift: Tensor
@@ -89,6 +89,28 @@ def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
     """The plain sum over layers of the mean squared difference of maps."""
     losses = [F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]
     return torch.stack(losses).sum()
+
+
+@dataclass
+class LearningStep:
+    """One sampling step being learnt: the latent it starts from and what it must reach."""
+
+    index: int
+    level: int
+    latent: Tensor
+    noise_uncond: Tensor
+    wanted_latent: Tensor
+    wanted_maps: list[Tensor]
+
+    def evaluate(
+        self, model: LearningModel, levels: Levels, values: tuple[Tensor, Tensor], guidance: float,
+        maps: bool,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(latent reached, guided noise, maps) with the value input c * s + b."""
+        noise_cond, found = model.conditional(self.latent, self.level, *values, maps)
+        noise = guide(self.noise_uncond, noise_cond, guidance)
+        here, below = levels.alpha(self.level), levels.alpha(self.level - 1)
+        return transfer(self.latent, noise, here, below), noise, found
 
 
 def learn(
@@ -109,50 +131,65 @@ def learn(
     """
     steps = levels.steps
     latent = latents[steps : steps + 1]
-    learnt: list[tuple[Tensor, Tensor]] = []
+    tables: list[tuple[Tensor, Tensor]] = []
     losses: list[InnerLoss] = []
     for i in range(steps):
-        level = steps - i
-        wanted_latent = latents[level - 1 : level]
-        wanted_maps = _wanted_maps(model, latents, i, steps, settings)
-        with torch.no_grad():
-            noise_uncond = model.unconditional(latent, level)
-
-        def evaluate(
-            current: Mapping, latent: Tensor = latent, level: int = level,
-            noise_uncond: Tensor = noise_uncond, maps: bool = bool(wanted_maps),
-        ) -> tuple[Tensor, Tensor, list[Tensor]]:
-            scale, shift = current(image_tokens)
-            noise_cond, found = model.conditional(latent, level, scale, shift, maps)
-            noise = guide(noise_uncond, noise_cond, settings.guidance)
-            return transfer(latent, noise, levels.alpha(level), levels.alpha(level - 1)), noise, found
-
+        step = _begin(model, latents, latent, i, steps, settings)
         mapping = successor(mapping)
-        optimizer = torch.optim.Adam(mapping.parameters(), lr=settings.learning_rate_at(i))
-        for inner in range(settings.inner_steps_at(i)):
-            reached, _, found = evaluate(mapping)
-            loss_latent = F.mse_loss(reached, wanted_latent)
-            loss_maps = loss_latent.new_zeros(())
-            if wanted_maps:
-                loss_maps = settings.attention_weight * attention_loss(found, wanted_maps)
-            loss = InnerLoss(i, inner, float(loss_latent.detach()), float(loss_maps.detach()))
-            _require_finite(loss, steps)
-            optimizer.zero_grad()
-            (loss_latent + loss_maps).backward()
-            optimizer.step()
+        for loss in optimise(model, levels, step, mapping, image_tokens, settings):
             losses.append(loss)
             if after_inner is not None:
                 after_inner(loss)
-            if loss.total < settings.stop_loss_at(i):
-                break
         with torch.no_grad():
-            reached, noise, _ = evaluate(mapping, maps=False)
-            if after_step is not None:
-                after_step(i, latent, noise)
-            scale, shift = mapping(image_tokens)
-            learnt.append((scale.detach().cpu().clone(), shift.detach().cpu().clone()))
+            values = mapping(image_tokens)
+            reached, noise, _ = step.evaluate(model, levels, values, settings.guidance, False)
+        if after_step is not None:
+            after_step(i, latent, noise)
+        tables.append((values[0].cpu().clone(), values[1].cpu().clone()))
         latent = reached
-    return Learnt(torch.stack([s for s, _ in learnt]), torch.stack([b for _, b in learnt]), losses)
+    return Learnt(torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), losses)
+
+
+def optimise(
+    model: LearningModel,
+    levels: Levels,
+    step: LearningStep,
+    mapping: Mapping,
+    image_tokens: Tensor | None,
+    settings: LearningSettings,
+) -> Iterator[InnerLoss]:
+    """Adam on M_i in place; yields every loss, found before the update it led to.
+
+    The last update is the one whose loss was good enough.
+    """
+    i = step.index
+    optimizer = torch.optim.Adam(mapping.parameters(), lr=settings.learning_rate_at(i))
+    for inner in range(settings.inner_steps_at(i)):
+        reached, _, found = step.evaluate(
+            model, levels, mapping(image_tokens), settings.guidance, bool(step.wanted_maps))
+        loss_latent = F.mse_loss(reached, step.wanted_latent)
+        loss_maps = loss_latent.new_zeros(())
+        if step.wanted_maps:
+            loss_maps = settings.attention_weight * attention_loss(found, step.wanted_maps)
+        loss = InnerLoss(i, inner, float(loss_latent.detach()), float(loss_maps.detach()))
+        _require_finite(loss, levels.steps)
+        optimizer.zero_grad()
+        (loss_latent + loss_maps).backward()
+        optimizer.step()
+        yield loss
+        if loss.total < settings.stop_loss_at(i):
+            return
+
+
+def _begin(
+    model: LearningModel, latents: Tensor, latent: Tensor, i: int, steps: int,
+    settings: LearningSettings,
+) -> LearningStep:
+    level = steps - i
+    with torch.no_grad():
+        noise_uncond = model.unconditional(latent, level)
+    wanted_maps = _wanted_maps(model, latents, i, steps, settings)
+    return LearningStep(i, level, latent, noise_uncond, latents[level - 1 : level], wanted_maps)
 
 
 def _wanted_maps(

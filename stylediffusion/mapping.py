@@ -44,9 +44,9 @@ class MappingNetwork(nn.Module):
     def start_near_identity(self) -> MappingNetwork:
         """Make the last layer yield s close to 1 and b close to 0, as the fast preset does."""
         with torch.no_grad():
+            ones, zeros = torch.ones(CHUNK_TOKENS), torch.zeros(CHUNK_TOKENS)
             self.conv_end.weight.mul_(0.1)
-            self.conv_end.bias[:CHUNK_TOKENS] = 1.0
-            self.conv_end.bias[CHUNK_TOKENS:] = 0.0
+            self.conv_end.bias = nn.Parameter(torch.cat([ones, zeros]))
         return self
 
 
@@ -65,7 +65,9 @@ class FreeScaleShift(nn.Module):
 Mapping = MappingNetwork | FreeScaleShift
 
 
-def make_mapping(width: int, image_tokens: Tensor | None, seed: int, near_identity: bool) -> Mapping:
+def make_mapping(
+    width: int, image_tokens: Tensor | None, seed: int, near_identity: bool
+) -> Mapping:
     """M for image tokens [1, n, d_image], or free scale and shift where there are none.
 
     Torch's default initialisation from a CPU generator, so that a seed means the same everywhere.

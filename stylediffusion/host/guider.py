@@ -25,6 +25,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
     One latent in, 1 + targets out. Patches are added when a run starts and gone when it ends.
     """
 
+    model_options: dict[str, Any]
+
     def __init__(
         self,
         model: ModelPatcher,

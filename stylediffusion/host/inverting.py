@@ -30,8 +30,9 @@ class InversionSampler(comfy.samplers.Sampler):
         self.layers: tuple[AttentionLayer, ...] = ()
 
     def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Callback | None,
-        noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None = None,
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any],
+        callback: Callback | None, noise: Tensor, latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
         """Called by the guider with the model ready; returns the k-diffusion latent at level N."""

@@ -18,7 +18,7 @@ from ..artifacts import (
     ValueEmbedding,
     supervising_layers,
 )
-from ..learning import InnerLoss, Learnt, LearningSettings, learn
+from ..learning import InnerLoss, LearningSettings, Learnt, learn
 from ..mapping import make_mapping
 from ..schedule import Levels, vp_to_k
 from .attention import (

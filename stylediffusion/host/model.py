@@ -6,9 +6,9 @@ import hashlib
 import logging
 import math
 
-import comfy.model_patcher
 import comfy.model_sampling
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 log = logging.getLogger("stylediffusion")
@@ -16,7 +16,6 @@ log = logging.getLogger("stylediffusion")
 SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 64
 
-ModelPatcher = comfy.model_patcher.ModelPatcher
 
 
 def training_alphas(model: ModelPatcher) -> Tensor:
