@@ -41,16 +41,23 @@ def test_most_recorded_pairs_are_used() -> None:
     assert len(CLEAN) >= 15
 
 
-@pytest.mark.parametrize("pair", CLEAN, ids=lambda p: p["b"][:40])
+def has_equal_counts(pair: dict[str, Any]) -> bool:
+    """Whether the original's matrix is right: it drifts where token counts differ."""
+    recorded = f"{pair['pair']}.replacement" in RECORDED
+    return recorded and token_counts(prompt(pair, "a")) == token_counts(prompt(pair, "b"))
+
+
+EQUAL = [p for p in CLEAN if has_equal_counts(p)]
+
+
+def test_some_recorded_pairs_have_equal_token_counts() -> None:
+    assert len(EQUAL) >= 5
+
+
+@pytest.mark.parametrize("pair", EQUAL, ids=lambda p: p["b"][:40])
 def test_replace_is_the_recorded_matrix_where_token_counts_agree(pair: dict[str, Any]) -> None:
-    recorded = RECORDED.get(f"{pair['pair']}.replacement")
-    source, target = prompt(pair, "a"), prompt(pair, "b")
-    if recorded is None or token_counts(source) != token_counts(target):
-        with_other_counts = recorded is None or source.length != target.length or pair["a"]
-        assert with_other_counts
-        return
-    found = alignment.replace(source, target)
-    assert torch.equal(found.mapper, recorded[0])
+    found = alignment.replace(prompt(pair, "a"), prompt(pair, "b"))
+    assert torch.equal(found.mapper, RECORDED[f"{pair['pair']}.replacement"][0])
     assert found.is_complete
 
 
