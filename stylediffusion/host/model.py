@@ -17,7 +17,6 @@ SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 64
 
 
-
 def training_alphas(model: ModelPatcher) -> Tensor:
     """alpha-bar fp64 [1000] of a model with discrete epsilon or v prediction.
 

@@ -9,8 +9,6 @@ import comfy.sd1_clip
 from ..alignment import TokenizedPrompt, Word
 from ..artifacts import Conditioning
 
-CHUNK_TOKENS = 77
-
 
 def encode(clip: Any, prompt: str) -> Conditioning:
     """CONDITIONING entries of a prompt, as the host's CLIP Text Encode makes them."""
