@@ -8,6 +8,7 @@ Two scenes that share a layout differ in exactly what their captions differ in, 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -245,6 +246,14 @@ PAIR_TEMPLATES = (
 
 def caption(scene: Scene, template: int = 0) -> str:
     """The caption of a scene by one of its templates."""
+    return _with_articles(_filled(scene, template))
+
+
+def _with_articles(text: str) -> str:
+    return re.sub(r"\ba(?= [aeiou])", "an", text)
+
+
+def _filled(scene: Scene, template: int) -> str:
     first = scene.things[0]
     words = {"style": scene.style, "place": scene.place, "colour": first.colour,
              "object": first.name}
@@ -258,10 +267,10 @@ def caption(scene: Scene, template: int = 0) -> str:
 
 def random_caption(scene: Scene, rng: random.Random) -> str:
     """A caption by a random template; one in eight leaves the colour unsaid, as people do."""
-    text = caption(scene, rng.randrange(6))
+    text = _filled(scene, rng.randrange(6))
     if rng.random() < 0.125:
         text = text.replace(f"{scene.things[0].colour} ", "", 1)
-    return text
+    return _with_articles(text)
 
 
 def vocabulary() -> list[str]:
@@ -269,7 +278,7 @@ def vocabulary() -> list[str]:
     texts = [t.format(style="", colour="", object="", place="", colour2="", object2="")
              for t in TEMPLATES + PAIR_TEMPLATES]
     words = {w.strip(",") for text in texts for w in text.split()} - {""}
-    return sorted(words | {","} | set(OBJECTS) | set(COLOURS) | set(PLACES) | set(STYLES))
+    return sorted(words | {",", "an"} | set(OBJECTS) | set(COLOURS) | set(PLACES) | set(STYLES))
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -316,8 +325,11 @@ class _Canvas:
         return self.image.reduce(OVERSAMPLING)
 
 
-def _draw_ground(canvas: _Canvas, layout: Layout, sky: Colour, ground: Colour) -> None:
+def _draw_sky(canvas: _Canvas, sky: Colour) -> None:
     canvas.shape("polygon", ((0, 0), (1, 0), (1, 1), (0, 1)), sky, wash=0.6, outlined=False)
+
+
+def _draw_ground(canvas: _Canvas, layout: Layout, ground: Colour) -> None:
     left, right = layout.horizon + layout.slope, layout.horizon - layout.slope
     land = ((-0.1, left), (1.1, right), (1.1, 1.1), (-0.1, 1.1))
     canvas.shape("polygon", land, ground, wash=0.45)
@@ -349,27 +361,24 @@ def _draw_skyline(canvas: _Canvas, layout: Layout, colour: Colour) -> None:
 
 def _draw_place(canvas: _Canvas, place: str, layout: Layout) -> None:
     if place == "meadow":
-        _draw_ground(canvas, layout, (150, 208, 242), (118, 190, 92))
+        _draw_sky(canvas, (150, 208, 242))
+        _draw_ground(canvas, layout, (118, 190, 92))
         _draw_light(canvas, layout, (252, 218, 92), 0.075)
     elif place == "snow":
-        canvas.shape("polygon", ((0, 0), (1, 0), (1, 1), (0, 1)), (196, 210, 226), 0.6,
-                     outlined=False)
+        _draw_sky(canvas, (196, 210, 226))
         _draw_peaks(canvas, layout, (160, 178, 204), 0.34)
-        left, right = layout.horizon + layout.slope, layout.horizon - layout.slope
-        canvas.shape("polygon", ((-0.1, left), (1.1, right), (1.1, 1.1), (-0.1, 1.1)),
-                     (246, 249, 253), wash=0.45)
+        _draw_ground(canvas, layout, (246, 249, 253))
     elif place == "desert":
-        _draw_ground(canvas, layout, (252, 226, 168), (226, 178, 106))
+        _draw_sky(canvas, (252, 226, 168))
+        _draw_ground(canvas, layout, (226, 178, 106))
         _draw_light(canvas, layout, (240, 130, 66), 0.1)
     elif place == "city":
-        canvas.shape("polygon", ((0, 0), (1, 0), (1, 1), (0, 1)), (206, 208, 214), 0.6,
-                     outlined=False)
+        _draw_sky(canvas, (206, 208, 214))
         _draw_skyline(canvas, layout, (148, 154, 172))
-        left, right = layout.horizon + layout.slope, layout.horizon - layout.slope
-        canvas.shape("polygon", ((-0.1, left), (1.1, right), (1.1, 1.1), (-0.1, 1.1)),
-                     (112, 114, 122), wash=0.45)
+        _draw_ground(canvas, layout, (112, 114, 122))
     elif place == "night":
-        _draw_ground(canvas, layout, (26, 32, 78), (38, 62, 66))
+        _draw_sky(canvas, (26, 32, 78))
+        _draw_ground(canvas, layout, (38, 62, 66))
         _draw_light(canvas, layout, (246, 242, 206), 0.07)
     else:
         raise ValueError(f"'{place}' is not a place; choose one of {', '.join(PLACES)}")
