@@ -8,7 +8,8 @@ from pathlib import Path
 HELP = """\
 usage: python3 dev.py COMMAND [arguments]
 
-  demo [--out DIR]      edit a picture in the real ComfyUI and write the sheet to DIR (demo_output)
+  demo [--out DIR]      edit a picture in the real ComfyUI and write the sheet to DIR (demo_output);
+                        with --trials the twelve test scenes instead (about half an hour)
   test [pytest args]    run the tests, for example: python3 dev.py test tests/development -k graph
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
@@ -59,8 +60,11 @@ def dispatch(command: str, rest: "list[str]") -> int:
     parser = argparse.ArgumentParser(prog=f"dev.py {command}")
     if command == "demo":
         parser.add_argument("--out", default="demo_output", help="where the pictures go")
-        out = Path(parser.parse_args(rest).out).absolute()
-        return environment.ensure(say).run("development.demo", "--out", str(out))
+        parser.add_argument("--trials", action="store_true", help="the twelve test scenes instead")
+        chosen = parser.parse_args(rest)
+        more = ["--trials"] if chosen.trials else []
+        out = Path(chosen.out).absolute()
+        return environment.ensure(say).run("development.demo", "--out", str(out), *more)
     if command == "serve":
         parser.add_argument("--no-browser", action="store_true", help="only print the address")
         parser.add_argument("--port", type=int, help="a port of your choice, else a free one")

@@ -214,6 +214,13 @@ def random_scenes(seed: int, unseen: bool = False) -> Iterator[Scene]:
         yield scene_of(triple, style, rng, second)
 
 
+def single_scenes(seed: int) -> Iterator[Scene]:
+    """Endless scenes of one object, every triple alike."""
+    rng, pool = random.Random(f"single {seed}"), triples()
+    while True:
+        yield scene_of(rng.choice(pool), rng.choice(STYLES), rng)
+
+
 def edited(
     scene: Scene,
     *,

@@ -1,0 +1,161 @@
+"""Runs the demo graph on the server for a trial, beside plain DDIM and the true edits."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from demo import judge, scenes
+from demo.trials import Trial
+from stylediffusion.metrics import psnr
+
+from .graph import Prompt, to_prompt
+from .places import ROOT
+from .server import Progress, Server
+
+GRAPH = ROOT / "workflows" / "demo_edit.json"
+DECIMALS = 2
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What one trial gave, each picture [H, W, 3] in 0..1."""
+
+    source: Tensor
+    round_trip: Tensor
+    reconstruction: Tensor
+    ddim_reconstruction: Tensor
+    targets: tuple[str, ...]
+    true_edits: tuple[Tensor, ...]
+    edits: tuple[Tensor, ...]
+    ddim_edits: tuple[Tensor, ...]
+
+
+def load_graph() -> dict[str, Any]:
+    """The shipped graph, as the page opens it."""
+    graph: dict[str, Any] = json.loads(GRAPH.read_text(encoding="utf-8"))
+    return graph
+
+
+def node_of(prompt: Prompt, kind: str) -> str:
+    """The id of the one node of a type."""
+    (found,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
+    return found
+
+
+def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
+    """The demo graph with another scene, its caption and its two edits."""
+    changed = copy.deepcopy(prompt)
+    scene = changed[node_of(changed, "StyleDiffusionDemoScene")]["inputs"]
+    scene.update(object=trial.object, colour=trial.colour, place=trial.place, style=trial.style,
+                 seed=trial.seed)
+    invert = changed[node_of(changed, "StyleDiffusionDDIMInvert")]["inputs"]
+    invert["prompt"] = scenes.caption(trial.scene)
+    control = changed[node_of(changed, "StyleDiffusionP2PlusController")]["inputs"]
+    control["targets"] = "\n".join(scenes.caption(edit) for edit in trial.edits)
+    return changed
+
+
+def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
+    """The graph and beside it: the source, its VAE round trip, plain DDIM and the true edits."""
+    compared = copy.deepcopy(prompt)
+    scene, encode, sample, decode = (node_of(prompt, kind) for kind in (
+        "StyleDiffusionDemoScene", "VAEEncode", "StyleDiffusionSample", "VAEDecode"))
+
+    def add(name: str, like: str, **inputs: Any) -> list[Any]:
+        node = copy.deepcopy(prompt[like])
+        node["inputs"].update(inputs)
+        compared[name] = {**node, "_meta": {"title": name}}
+        return [name, 0]
+
+    def show(name: str, images: list[Any]) -> None:
+        compared[name] = {"class_type": "PreviewImage", "inputs": {"images": images}}
+
+    plain = add("plain DDIM", sample)
+    del compared["plain DDIM"]["inputs"]["value_embedding"]
+    show("source", [scene, 0])
+    show("round trip", add("decoded source", decode, samples=[encode, 0]))
+    show("ddim", add("decoded DDIM", decode, samples=plain))
+    show("true 0", add("true colour edit", scene, colour=trial.new_colour))
+    show("true 1", add("true object edit", scene, object=trial.new_object))
+    return compared
+
+
+def run(
+    server: Server, trial: Trial, graph: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Pictures:
+    """Queue the shipped graph for a trial, then the comparisons, which share its cached parts."""
+    graph = graph or load_graph()
+    prompt = for_trial(to_prompt(graph, server.object_info()), trial)
+    control = prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"]
+    first = server.wait(server.queue(prompt, graph), progress)
+    painted = decoded(server.images(first)[node_of(prompt, "SaveImage")])
+    compared = with_comparisons(prompt, trial)
+    del compared[node_of(compared, "SaveImage")]
+    second = server.images(server.wait(server.queue(compared), progress))
+    plain = decoded(second["ddim"])
+    return Pictures(
+        source=decoded(second["source"])[0],
+        round_trip=decoded(second["round trip"])[0],
+        reconstruction=painted[0],
+        ddim_reconstruction=plain[0],
+        targets=tuple(control["targets"].splitlines()),
+        true_edits=(decoded(second["true 0"])[0], decoded(second["true 1"])[0]),
+        edits=tuple(painted[1:]),
+        ddim_edits=tuple(plain[1:]),
+    )
+
+
+def decoded(files: Sequence[bytes]) -> list[Tensor]:
+    """Image files as pictures [H, W, 3] in 0..1."""
+    images = (Image.open(io.BytesIO(data)).convert("RGB") for data in files)
+    return [torch.from_numpy(np.asarray(image).copy()).float() / 255 for image in images]
+
+
+def picture(image: Tensor) -> Image.Image:
+    """A picture [H, W, 3] in 0..1 as an image."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy())
+
+
+def measure(pictures: Pictures) -> dict[str, Any]:
+    """All numbers of a trial, in dB; `inside` is where the true edit differs from the source."""
+    source = pictures.source
+    seen = judge.load()
+    edits = []
+    rows = zip(pictures.targets, pictures.true_edits, pictures.edits, pictures.ddim_edits,
+               strict=True)
+    for target, true, edit, plain in rows:
+        changed = scenes.changed_mask(picture(source), picture(true))
+        inside = torch.from_numpy(changed)
+        names = judge.name(seen, torch.stack([true, edit, plain]).permute(0, 3, 1, 2))
+        edits.append({
+            "target": target,
+            "psnr_inside": decibel(edit, true, inside),
+            "source_psnr_inside": decibel(source, true, inside),
+            "ddim_psnr_inside": decibel(plain, true, inside),
+            "psnr_outside": decibel(edit, true, ~inside),
+            "ceiling_psnr_outside": decibel(pictures.round_trip, source, ~inside),
+            "ddim_psnr_outside": decibel(plain, true, ~inside),
+            "true_judged": names[0], "judged": names[1], "ddim_judged": names[2],
+        })
+    return {
+        "vae_psnr": decibel(pictures.round_trip, source),
+        "reconstruction_psnr": decibel(pictures.reconstruction, source),
+        "ddim_reconstruction_psnr": decibel(pictures.ddim_reconstruction, source),
+        "edits": edits,
+    }
+
+
+def decibel(found: Tensor, wanted: Tensor, where: Tensor | None = None) -> float:
+    """PSNR as it is reported, in hundredths of a dB."""
+    return round(psnr(found, wanted, where), DECIMALS)
