@@ -45,7 +45,8 @@ def vae_psnr(count: int = 100) -> dict[str, float]:
 
 def judge_accuracy(seen: judge.Judge, count: int = 2000) -> dict[str, float]:
     """Share of right answers on freshly drawn scenes of one object."""
-    source, right = scenes.single_scenes(SEED), Counter()
+    source = scenes.single_scenes(SEED)
+    right: Counter[str] = Counter()
     for start in range(0, count, 100):
         drawn = take(source, min(100, count - start))
         for scene, names in zip(drawn, judge.name(seen, pixels(drawn)), strict=True):
@@ -92,8 +93,9 @@ def prompt_accuracy(
     """Share of pictures whose object, colour and place are as asked, by seen and unseen triple."""
     found = {}
     for group, unseen in (("seen", False), ("unseen", True)):
-        rows = [(dict(zip(QUESTIONS, s.triple, strict=True)), n)
-                for s, n in zip(wanted, names, strict=True) if (s.triple in scenes.UNSEEN) == unseen]
+        rows = [(dict(zip(QUESTIONS, scene.triple, strict=True)), name)
+                for scene, name in zip(wanted, names, strict=True)
+                if (scene.triple in scenes.UNSEEN) == unseen]
         found[group] = {q: round(sum(n[q] == a[q] for a, n in rows) / len(rows), 4)
                         for q in QUESTIONS}
     return found
