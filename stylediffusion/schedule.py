@@ -68,9 +68,9 @@ def deeper_steps(steps: int) -> int | None:
     def last_timestep(count: int) -> int:
         return 1 + (TRAINING_TIMESTEPS // count) * (count - 1)
 
-    if steps < 5 or last_timestep(steps) >= SHALLOW_TIMESTEP:
+    if last_timestep(steps) >= SHALLOW_TIMESTEP:
         return None
-    candidates = (n for n in range(5, MAX_STEPS + 1) if last_timestep(n) >= SHALLOW_TIMESTEP)
+    candidates = (n for n in range(1, MAX_STEPS + 1) if last_timestep(n) >= SHALLOW_TIMESTEP)
     return min(candidates, key=lambda n: abs(n - steps))
 
 

@@ -49,7 +49,11 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         self, noise: Tensor, latent_image: Tensor, sampler: comfy.samplers.Sampler, sigmas: Tensor,
         *args: Any, **kwargs: Any,
     ) -> Tensor:
-        """As the host's guider; the latent and the noise are shared by all rows."""
+        """As the host's guider; the latent and the noise are shared by all rows.
+
+        Raises ValueError for a latent of another size than the trajectory's.
+        """
+        require_size(latent_image, self.trajectory)
         run = P2PlusRun(
             self.control, self.embedding, len(sigmas) - 1, self.model_patcher.load_device)
         before = self.model_options
@@ -62,6 +66,17 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
             )
         finally:
             self.model_options = before
+
+
+def require_size(latent: Tensor, trajectory: Trajectory) -> None:
+    """Raise ValueError unless a latent [1, C, h, w] has the trajectory's channels and size."""
+    channels, height, width = trajectory.latents.shape[1:]
+    if latent.shape != (1, channels, height, width):
+        raise ValueError(
+            f"the latent is {' x '.join(map(str, latent.shape))}, but the trajectory's latents are "
+            f"1 x {channels} x {height} x {width}; connect the latent of the picture that was "
+            "inverted, or invert this one"
+        )
 
 
 def stacked(prompts: list[Conditioning]) -> Conditioning:

@@ -32,15 +32,35 @@ def tokenize(clip: Any, prompt: str) -> TokenizedPrompt:
             f"the prompt '{prompt}' is longer than 75 tokens; shorten it, since the alignment of "
             "words covers one chunk"
         )
+    return TokenizedPrompt(prompt, tuple(chunks[0]), tuple(_words(clip, prompt)))
+
+
+def _words(clip: Any, prompt: str) -> list[Word]:
+    """Words with their positions; a weighted part that touches its neighbour is one word with it.
+
+    In "(tiger:1.3), lying" the comma belongs to the tiger, as it would without the weight.
+    """
     escaped = comfy.sd1_clip.escape_important(prompt)
-    segments = [comfy.sd1_clip.unescape_important(text)
-                for text, _ in comfy.sd1_clip.token_weights(escaped, 1.0)]
-    words, position = [], 1
-    for text in " ".join(segments).split():
-        count = _token_count(_token_chunks(clip, text)[0])
-        words.append(Word(text, tuple(range(position, position + count))))
-        position += count
-    return TokenizedPrompt(prompt, tuple(chunks[0]), tuple(w for w in words if w.positions))
+    words: list[Word] = []
+    position, touches = 1, False
+    for text, _ in comfy.sd1_clip.token_weights(escaped, 1.0):
+        segment = comfy.sd1_clip.unescape_important(text)
+        for i, piece in enumerate(segment.split()):
+            count = _token_count(_token_chunks(clip, _literal(piece))[0])
+            positions = tuple(range(position, position + count))
+            if i == 0 and touches and not segment[0].isspace():
+                last = words.pop()
+                words.append(Word(last.text + piece, last.positions + positions))
+            else:
+                words.append(Word(piece, positions))
+            position += count
+        touches = not segment[-1:].isspace() and bool(words)
+    return [word for word in words if word.positions]
+
+
+def _literal(text: str) -> str:
+    """Text whose brackets are brackets to the host, and not weights."""
+    return text.replace("(", "\\(").replace(")", "\\)")
 
 
 def _token_chunks(clip: Any, text: str) -> list[list[int]]:

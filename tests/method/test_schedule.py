@@ -48,3 +48,4 @@ def test_steps_that_stop_short_of_the_noise_get_a_better_neighbour() -> None:
     assert schedule.deeper_steps(30) is None
     assert schedule.deeper_steps(400) == 401
     assert 1 + (1000 // 401) * 400 >= 800
+    assert schedule.deeper_steps(3) == 5

@@ -1,0 +1,83 @@
+"""From lines of text to a CONTROL, and every way the lines can be wrong."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from stylediffusion_pack.demo import loading
+from stylediffusion_pack.stylediffusion import artifacts, control, schedule
+from stylediffusion_pack.stylediffusion.host import controlling, guider
+
+SOURCE = "a painting of a brown cat"
+WINDOWS = {name: control.Window(0.0, 0.5) for name in ("tau_v", "tau_c", "tau_s", "tau_u")}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return loading.load_clip()
+
+
+def trajectory(prompt: str = SOURCE, steps: int = 4) -> artifacts.Trajectory:
+    levels = schedule.make_levels(steps, torch.linspace(0.999, 0.005, 1000, dtype=torch.float64))
+    return artifacts.Trajectory(
+        torch.zeros(steps + 1, 4, 16, 16), levels, prompt, "", [], [], (), "0" * 16)
+
+
+def embedding(steps: int = 4, prompt: str = SOURCE) -> artifacts.ValueEmbedding:
+    table = torch.zeros(steps, 77, 8)
+    return artifacts.ValueEmbedding(table, table, 7.5, prompt, "0" * 16, ())
+
+
+def make(clip: Any, targets: str, mode: str = "auto") -> control.Control:
+    return controlling.make_control(clip, trajectory(), targets, mode, WINDOWS)
+
+
+def test_every_line_is_an_edit_and_auto_chooses_by_word_count(clip: Any) -> None:
+    made = make(clip, "a painting of a brown boat\n  a painting of a big brown cat  \n")
+    assert [(t.prompt, t.mode) for t in made.targets] == [
+        ("a painting of a brown boat", "replace"), ("a painting of a big brown cat", "refine")]
+    assert made.needs_own_maps
+
+
+def test_no_target_is_an_error_with_a_remedy(clip: Any) -> None:
+    with pytest.raises(ValueError, match="targets is empty; write the edited prompt"):
+        make(clip, "  \n ")
+
+
+def test_an_empty_line_between_targets_is_an_error_that_counts_lines(clip: Any) -> None:
+    with pytest.raises(ValueError, match="line 2 of targets is empty"):
+        make(clip, "a painting of a brown boat\n\na painting of a brown cup")
+
+
+def test_forced_replace_with_another_word_count_names_both_prompts(clip: Any) -> None:
+    with pytest.raises(ValueError, match=f"'{SOURCE}' has 6 words and 'a brown cat' has 3"):
+        make(clip, "a brown cat", "replace")
+
+
+def test_a_target_equal_to_the_source_is_a_warning_that_quotes_it(
+    clip: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="stylediffusion"):
+        make(clip, SOURCE)
+    assert f"'{SOURCE}', is the source prompt itself" in caplog.text
+
+
+def test_a_control_of_another_prompt_names_both_and_the_socket(clip: Any) -> None:
+    with pytest.raises(ValueError, match="'a painting of a brown cat'.*'a boat'.*connect the same"):
+        guider.require_matching(trajectory("a boat"), None, make(clip, "a brown boat"))
+
+
+def test_an_embedding_over_other_steps_names_both_counts() -> None:
+    with pytest.raises(ValueError, match="learnt over 7 steps, but the trajectory has 4"):
+        guider.require_matching(trajectory(), embedding(7), None)
+
+
+def test_an_embedding_of_another_prompt_names_both() -> None:
+    with pytest.raises(ValueError, match="'a boat'.*'a painting of a brown cat'"):
+        guider.require_matching(trajectory(), embedding(prompt="a boat"), None)
+
+
+def test_a_latent_of_another_size_names_both_sizes() -> None:
+    with pytest.raises(ValueError, match="1 x 4 x 24 x 16.*1 x 4 x 16 x 16; connect the latent"):
+        guider.require_size(torch.zeros(1, 4, 24, 16), trajectory())

@@ -1,0 +1,51 @@
+"""Words and tokens by the host's own tokenizer, through the demo model's CLIP."""
+
+from typing import Any
+
+import pytest
+from stylediffusion_pack.demo import loading
+from stylediffusion_pack.stylediffusion.host import text
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return loading.load_clip()
+
+
+def positions(clip: Any, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [(word.text, word.positions) for word in text.tokenize(clip, prompt).words]
+
+
+def test_words_hold_the_positions_of_all_their_tokens(clip: Any) -> None:
+    found = positions(clip, "a brown cat, sitting")
+    assert found == [("a", (1,)), ("brown", (2,)), ("cat,", (3, 4)), ("sitting", (5,))]
+
+
+@pytest.mark.parametrize("weighted, plain", [
+    ("a (brown:1.3) cat", "a brown cat"),
+    ("a (brown cat:1.3), sitting", "a brown cat, sitting"),
+    ("((a)) brown (cat)", "a brown cat"),
+])
+def test_weights_leave_the_words_as_they_are(clip: Any, weighted: str, plain: str) -> None:
+    assert positions(clip, weighted) == positions(clip, plain)
+
+
+def test_escaped_brackets_are_tokens_of_their_word(clip: Any) -> None:
+    found = positions(clip, "a cat\\(s\\) (here)")
+    assert found == [("a", (1,)), ("cat(s)", (2, 3, 4, 5)), ("here", (6,))]
+
+
+def test_token_ids_are_one_chunk_of_the_hosts(clip: Any) -> None:
+    prompt = text.tokenize(clip, "a brown cat")
+    assert prompt.token_ids[:5] == (49406, 320, 2866, 2368, 49407)
+    assert len(prompt.token_ids) == 77 and prompt.length == 5
+
+
+def test_a_prompt_longer_than_a_chunk_is_an_error_that_quotes_it(clip: Any) -> None:
+    with pytest.raises(ValueError, match="'cat cat.*longer than 75 tokens"):
+        text.tokenize(clip, "cat " * 76)
+
+
+def test_a_checkpoint_without_text_encoder_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(ValueError, match="connect a CLIP loader"):
+        text.encode(None, "a cat")
