@@ -41,7 +41,7 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
         patch.setattr(host_learning, "make_mapping", recorded_start)
         patch.setattr(torch.optim, "Adam", Watched)
         patch.setattr(host_learning.LearningProgress, "after_step",
-                      lambda self, i, clean, latent: seen["latents"].append(latent.clone()))
+                      lambda self, i, clean, latent: seen["latents"].append((latent, clean)))
         model = golden.reloadable_unet()
         levels = make_levels(4, training_alphas(model))
         cond, uncond = [(recorded["cond"], {})], [(recorded["uncond"], {})]
@@ -68,10 +68,21 @@ def test_losses_are_the_recorded_ones(
         assert loss.total == pytest.approx(wanted[2], rel=tolerance), loss
 
 
+def ddim_to_the_clean_end(latent: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """The last step written out: timestep 1 to alpha-bar of timestep 0."""
+    alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    here, below = torch.cumprod(1 - alphas, 0)[[1, 0]].tolist()
+    noise = (latent - here**0.5 * clean) / (1 - here) ** 0.5
+    return below**0.5 * clean + (1 - below) ** 0.5 * noise
+
+
 def test_latents_after_each_step_are_the_recorded_ones(
     run: dict[str, Any], recorded: dict[str, torch.Tensor]
 ) -> None:
-    for i, latent in enumerate(run["latents"][1:]):
+    reached = [latent for latent, _ in run["latents"][1:]]
+    reached.append(ddim_to_the_clean_end(*run["latents"][-1]))
+    assert len(reached) == 4
+    for i, latent in enumerate(reached):
         tolerance = 1e-4 if i < 2 else 3e-3
         assert golden.relative(latent, recorded[f"latent_cur.{i}"]) < tolerance, i
 
@@ -87,3 +98,65 @@ def test_first_gradients_are_the_recorded_ones(
         if name not in without_gradient:
             wanted = recorded[f"grad.opt{step}.it0.{name}"]
             assert golden.relative(gradient, wanted) < 1e-4, name
+
+
+def small_run(model: Any, **settings: Any) -> artifacts.ValueEmbedding:
+    """Two steps of learning from free scale and shift, on a small latent."""
+    generator = torch.Generator().manual_seed(8)
+    cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
+    levels = make_levels(2, training_alphas(model))
+    samples = torch.randn(1, 4, 16, 24, generator=generator)
+    inverted = inverting.run_inversion(model, samples, cond, levels)
+    assert inverted.latents is not None
+    trajectory = artifacts.Trajectory(
+        inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
+    chosen = learning.LearningSettings(**{"inner_steps": 3, **settings})
+    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen, 0, True)
+
+
+def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() -> None:
+    with torch.inference_mode():
+        reloadable, bare = golden.reloadable_unet(), golden.load_unet()
+        assert bare.cached_patcher_init is None
+        assert all(p.is_inference() for p in bare.model.parameters())
+        again, copied = small_run(reloadable), small_run(bare)
+    assert again.losses == copied.losses
+    assert torch.equal(again.scale, copied.scale) and torch.equal(again.shift, copied.shift)
+
+
+def test_learning_leaves_no_gradient_and_no_patch_on_the_users_model() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        before = (dict(model.patches), dict(model.weight_wrapper_patches), fingerprint(model))
+        small_run(model)
+    assert (model.patches, model.weight_wrapper_patches, fingerprint(model)) == before
+    assert all(p.grad is None and not p.requires_grad for p in model.model.parameters())
+    assert not model.model_options["transformer_options"]
+
+
+def test_the_loss_falls_and_the_early_stop_keeps_the_update_of_a_good_enough_loss() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        eager = small_run(model, stop_loss=1e9)
+        patient = small_run(model, stop_loss=0.0, stop_loss_growth=0.0)
+    assert [(x.step, x.inner) for x in eager.losses] == [(0, 0), (1, 0)]
+    assert not torch.equal(eager.scale[0], torch.ones(77, 64)), "the update stays"
+    first = [x.total for x in patient.losses if x.step == 0]
+    assert len(first) == 3 and first[-1] < first[0]
+
+
+def test_without_attention_weight_only_the_latent_counts() -> None:
+    with torch.inference_mode():
+        found = small_run(golden.reloadable_unet(), attention_weight=0.0)
+    assert all(x.attention == 0 and x.latent > 0 for x in found.losses)
+
+
+def test_an_image_without_a_tower_is_an_error_that_names_the_socket() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        trajectory = artifacts.Trajectory(
+            torch.zeros(3, 4, 8, 8), make_levels(2, training_alphas(model)), "", "", [], [], (),
+            fingerprint(model))
+        with pytest.raises(ValueError, match="clip_vision is not connected; connect both"):
+            host_learning.learn_value_embedding(
+                model, trajectory, None, torch.zeros(1, 8, 8, 3), SETTINGS, 0, True)
