@@ -33,6 +33,8 @@ class Console:
         self.node, self.shown = "", 0.0
 
     def __call__(self, node_id: str, value: float, maximum: float) -> None:
+        if maximum <= 1:
+            return
         fresh = node_id != self.node
         done = value >= maximum
         if not fresh and not done and time.monotonic() - self.shown < (0.2 if self.rewrites else 5):
