@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import control, demo, inversion, sampling
+from . import control, demo, files, inversion, sampling
 
 
 class StyleDiffusionExtension(ComfyExtension):
@@ -12,4 +12,5 @@ class StyleDiffusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
-        return [*inversion.NODES, *control.NODES, *sampling.NODES, *demo.NODES]
+        return [
+            *inversion.NODES, *control.NODES, *sampling.NODES, *files.NODES, *demo.NODES]

@@ -71,6 +71,21 @@ class ValueEmbedding:
         return len(self.scale)
 
 
+def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> None:
+    """Raise ValueError unless an embedding was learnt for this prompt over these steps."""
+    if embedding.steps != trajectory.steps:
+        raise ValueError(
+            f"the value embedding was learnt over {embedding.steps} steps, but the trajectory has "
+            f"{trajectory.steps}; run Learn Value Embedding on this trajectory"
+        )
+    if embedding.prompt != trajectory.prompt:
+        raise ValueError(
+            f"the value embedding was learnt for the prompt '{embedding.prompt}', but the "
+            f"trajectory was inverted with '{trajectory.prompt}'; run Learn Value Embedding on "
+            "this trajectory"
+        )
+
+
 def supervising_layers(
     layers: tuple[AttentionLayer, ...], height: int, width: int
 ) -> tuple[AttentionLayer, ...]:

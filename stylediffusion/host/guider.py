@@ -11,12 +11,12 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..artifacts import Conditioning, Trajectory, ValueEmbedding
+from ..artifacts import Conditioning, Trajectory, ValueEmbedding, require_own_embedding
 from ..control import Control
 from ..schedule import vp_to_k
 from .attention import P2PlusRun
 from .inverting import from_k, to_host
-from .model import ModelPatcher, warn_if_other
+from .model import ModelPatcher, require_compatible, warn_if_other
 
 
 class P2PlusGuider(comfy.samplers.CFGGuider):
@@ -102,6 +102,7 @@ def sample_edits(
     together.
     """
     require_matching(trajectory, embedding, control)
+    require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if embedding is not None:
         warn_if_other(model, embedding.fingerprint, "the value embedding")
@@ -128,17 +129,8 @@ def require_matching(
     trajectory: Trajectory, embedding: ValueEmbedding | None, control: Control | None
 ) -> None:
     """Raise ValueError unless embedding and control were made for this trajectory."""
-    if embedding is not None and embedding.steps != trajectory.steps:
-        raise ValueError(
-            f"the value embedding was learnt over {embedding.steps} steps, but the trajectory has "
-            f"{trajectory.steps}; run Learn Value Embedding on this trajectory"
-        )
-    if embedding is not None and embedding.prompt != trajectory.prompt:
-        raise ValueError(
-            f"the value embedding was learnt for the prompt '{embedding.prompt}', but the "
-            f"trajectory was inverted with '{trajectory.prompt}'; run Learn Value Embedding on "
-            "this trajectory"
-        )
+    if embedding is not None:
+        require_own_embedding(trajectory, embedding)
     if control is not None and control.source_prompt != trajectory.prompt:
         raise ValueError(
             f"the control was made for the prompt '{control.source_prompt}', but the trajectory "

@@ -28,7 +28,13 @@ from .attention import (
     with_patch,
     with_replacements,
 )
-from .model import ModelPatcher, differentiable_clone, fingerprint, warn_if_other
+from .model import (
+    ModelPatcher,
+    differentiable_clone,
+    fingerprint,
+    require_compatible,
+    warn_if_other,
+)
 
 
 class HostLearningModel:
@@ -134,6 +140,7 @@ def learn_value_embedding(
     settings: LearningSettings, seed: int, near_identity: bool,
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; from an image's tokens where both are given."""
+    require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if (clip_vision is None) != (image is None):
         missing = "clip_vision" if clip_vision is None else "image"

@@ -11,6 +11,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..artifacts import Trajectory
+
 log = logging.getLogger("stylediffusion")
 
 SAMPLED_TENSORS = 16
@@ -56,6 +58,20 @@ def fingerprint(model: ModelPatcher) -> str:
         strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
         digest.update(f"{name}{strengths}".encode())
     return digest.hexdigest()[:16]
+
+
+def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
+    """Raise ValueError where a trajectory's latents or prompts cannot be fed to a MODEL."""
+    channels = model.get_model_object("latent_format").latent_channels
+    width = model.model.model_config.unet_config.get("context_dim")
+    made_for = (trajectory.latents.shape[1], trajectory.positive[0][0].shape[-1])
+    if made_for != (channels, width):
+        raise ValueError(
+            f"the trajectory was made with a model of {made_for[0]} latent channels and prompts "
+            f"{made_for[1]} wide, but the connected MODEL ({type(model.model).__name__}) has "
+            f"{channels} and {width}; connect the checkpoint the picture was inverted with, or "
+            "run DDIM Invert with this one"
+        )
 
 
 def warn_if_other(model: ModelPatcher, made_with: str, what: str) -> None:

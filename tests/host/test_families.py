@@ -102,3 +102,13 @@ def test_edits_of_every_family_differ_from_the_source_and_leave_it_alone(
     assert both.shape == (2, 4, HEIGHT, WIDTH)
     assert golden.relative(both[:1], alone) < 1e-5
     assert golden.relative(both[1:], alone) > 1e-2
+
+
+def test_a_trajectory_of_another_family_is_refused_with_both_widths() -> None:
+    with torch.inference_mode():
+        model = families.load("sd15")
+        trajectory = invert(model, "sd15", photo())
+        wide = [(torch.zeros(1, 77, 2048), {})]
+        foreign = artifacts.Trajectory(**{**vars(trajectory), "positive": wide})
+        with pytest.raises(ValueError, match="prompts 2048 wide.*BaseModel. has 4 and 64; connect"):
+            guider.sample_edits(model, foreign, None, None, 3.0)

@@ -155,8 +155,8 @@ def test_an_image_without_a_tower_is_an_error_that_names_the_socket() -> None:
     with torch.inference_mode():
         model = golden.reloadable_unet()
         trajectory = artifacts.Trajectory(
-            torch.zeros(3, 4, 8, 8), make_levels(2, training_alphas(model)), "", "", [], [], (),
-            fingerprint(model))
+            torch.zeros(3, 4, 8, 8), make_levels(2, training_alphas(model)), "", "",
+            [(torch.zeros(1, 77, 64), {})], [], (), fingerprint(model))
         with pytest.raises(ValueError, match="clip_vision is not connected; connect both"):
             host_learning.learn_value_embedding(
                 model, trajectory, None, torch.zeros(1, 8, 8, 3), SETTINGS, 0, True)

@@ -1,0 +1,134 @@
+"""Inversions in files: what is saved comes back, and nothing else gets in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from stylediffusion_pack.stylediffusion import artifacts, files, learning, schedule
+
+STEPS = 3
+
+
+def trajectory() -> artifacts.Trajectory:
+    levels = schedule.make_levels(STEPS, torch.linspace(0.999, 0.005, 1000, dtype=torch.float64))
+    positive = [(torch.randn(1, 77, 8), {"pooled_output": torch.randn(1, 5), "width": 1024})]
+    negative: artifacts.Conditioning = [(torch.randn(1, 77, 8), {"pooled_output": None})]
+    layers = (artifacts.AttentionLayer("input", 4, 0, 4, 6),)
+    latents = torch.randn(STEPS + 1, 4, 16, 24)
+    return artifacts.Trajectory(
+        latents, levels, "a cat", "", positive, negative, layers, "f" * 16)
+
+
+def embedding() -> artifacts.ValueEmbedding:
+    return artifacts.ValueEmbedding(
+        torch.randn(STEPS, 77, 8), torch.randn(STEPS, 77, 8), 7.5, "a cat", "f" * 16,
+        (learning.InnerLoss(0, 0, 0.1, 0.25), learning.InnerLoss(1, 0, 1 / 3, 0.0)))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, through dataclasses, lists and dicts."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if hasattr(a, "__dataclass_fields__"):
+        return type(a) is type(b) and same(vars(a), vars(b))
+    return bool(a == b)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.safetensors"
+    files.save(path, trajectory(), embedding())
+    return path
+
+
+@pytest.mark.parametrize("with_embedding", [False, True])
+def test_what_is_saved_comes_back_to_the_last_bit(tmp_path: Path, with_embedding: bool) -> None:
+    path, first = tmp_path / "cat.safetensors", trajectory()
+    second = embedding() if with_embedding else None
+    files.save(path, first, second)
+    back, learnt = files.load(path)
+    assert same(back, first)
+    assert same(learnt, second)
+    assert [p.name for p in tmp_path.iterdir()] == ["cat.safetensors"]
+
+
+def test_a_truncated_file_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-40])
+    with pytest.raises(files.FileError, match="'cat.safetensors' cannot be read.*save the inv"):
+        files.load(saved)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(files.FileError, match="'gone.safetensors' cannot be read"):
+        files.load(tmp_path / "gone.safetensors")
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"latents": torch.zeros(2)}, path)
+    with pytest.raises(files.FileError, match="'old.pt' cannot be read"):
+        files.load(path)
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"up": torch.zeros(2)}, path)
+    with pytest.raises(files.FileError, match="'lora.safetensors' is not an inversion"):
+        files.load(path)
+
+
+def rewritten(path: Path, **changes: Any) -> Path:
+    """The file with other metadata, content or tensors."""
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    content = json.loads(metadata["content"])
+    content.update(changes.get("content", {}))
+    metadata.update(changes.get("metadata", {}), content=json.dumps(content))
+    tensors = {**load_file(path), **changes.get("tensors", {})}
+    save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata)
+    return path
+
+
+def test_a_later_format_is_refused_with_its_version(saved: Path) -> None:
+    with pytest.raises(files.FileError, match="format version 2, but .* reads 1; update the pack"):
+        files.load(rewritten(saved, metadata={"version": "2"}))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"tensors": {"trajectory.latents": None}}, "trajectory.latents"),
+    ({"tensors": {"trajectory.latents": torch.zeros(9, 4, 8, 8)}}, r"shape \(9, 4, 8, 8\)"),
+    ({"tensors": {"trajectory.latents": torch.zeros(4, 4, 8, 8).half()}}, "float16"),
+    ({"tensors": {"trajectory.latents": torch.full((4, 4, 8, 8), torch.nan)}}, "not finite"),
+    ({"tensors": {"trajectory.timesteps": torch.tensor([5, 3, 9])}}, "do not ascend"),
+    ({"tensors": {"trajectory.timesteps": torch.tensor([1, 3, 1000])}}, "do not ascend"),
+    ({"tensors": {"trajectory.alphas_cumprod": torch.ones(4).double()}}, "noise levels"),
+    ({"tensors": {"embedding.scale": torch.zeros(3, 77, 9)}}, r"shape \(3, 77, 9\)"),
+    ({"tensors": {"positive.0": torch.zeros(1, 5, 8)}}, "5 tokens"),
+    ({"content": {"layers": [["input", "4", 0, 1, 1]]}}, "'4' is no number"),
+    ({"content": {"layers": [["input", 4]]}}, "missing"),
+    ({"content": {"prompt": {"$type": "os.system"}}}, "no text"),
+    ({"content": {"positive": []}}, "no positive conditioning"),
+    ({"content": {"positive": [{"hooks": ["x"]}]}}, "foreign values"),
+    ({"content": {"embedding": {"guidance": "inf", "prompt": "", "fingerprint": ""}}}, "inf"),
+])
+def test_a_file_changed_by_hand_is_refused_by_what_is_wrong(
+    saved: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(files.FileError, match=f"damaged or was changed by hand.*{message}"):
+        files.load(rewritten(saved, **change))
+
+
+def test_conditioning_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    own = replace(trajectory(), positive=[(torch.zeros(1, 77, 8), {"control": object()})])
+    with pytest.raises(files.FileError, match="positive conditioning holds 'control', a object"):
+        files.save(tmp_path / "cat.safetensors", own, None)
+    assert not list(tmp_path.iterdir())
