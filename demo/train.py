@@ -39,7 +39,7 @@ from .training import (
 
 log = logging.getLogger("demo.train")
 DATA_SEED = 20260101
-LATENT_SCENES = 20_000
+LATENT_SCENES = 14_000
 CAPTIONS_A_SCENE = 6
 SIGNAL_TO_NOISE_LIMIT = 5.0
 JUDGE_SCENES = 8_000
@@ -91,7 +91,7 @@ def vae_quality(vae: Any, count: int = 24) -> dict[str, float]:
 @torch.no_grad()
 def encode_latents(budget: Budget) -> bool:
     """Stage 2: every training scene's latents and the token ids of six captions, once."""
-    vae = averaged("vae", budget, "vae", parts.new_vae())
+    vae = averaged("vae", budget, "vae", parts.new_vae()).to(memory_format=torch.channels_last)
     log.info("VAE round trip in dB: %s", vae_quality(vae))
     source, rng = scenes.random_scenes(DATA_SEED), random.Random(DATA_SEED)
     tokens = parts.tokenizer()
@@ -99,7 +99,8 @@ def encode_latents(budget: Budget) -> bool:
     for start in range(0, LATENT_SCENES, 50):
         drawn = take(source, 50)
         with autocast():
-            latents.append(vae.taesd_encoder(pixels(drawn)).half())
+            images = pixels(drawn).contiguous(memory_format=torch.channels_last)
+            latents.append(vae.taesd_encoder(images).half())
         texts = [scenes.random_caption(s, rng) for s in drawn for _ in range(CAPTIONS_A_SCENE)]
         ids.append(parts.token_ids(tokens, texts).to(torch.int32).view(50, CAPTIONS_A_SCENE, 77))
         if start % 2000 == 0:

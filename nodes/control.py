@@ -6,13 +6,19 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..stylediffusion.blend import Blend
 from ..stylediffusion.control import Window
-from ..stylediffusion.host.controlling import MODES, make_control
+from ..stylediffusion.host.controlling import MODES, Wishes, make_control
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket
 
 
 def _tau(name: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.05, tooltip=tooltip)
+
+
+def _words(name: str, tooltip: str, advanced: bool = False) -> io.String.Input:
+    return io.String.Input(name, default="", multiline=True, optional=True, advanced=advanced,
+                           tooltip=tooltip)
 
 
 class P2PlusController(io.ComfyNode):
@@ -45,6 +51,22 @@ class P2PlusController(io.ComfyNode):
                      "(self-attention). Lower it when a new object needs another outline."),
                 _tau("tau_u", 0.0, "P2Plus: share of the steps in which the layout is held for "
                      "the unconditional branch too. 0.5 for large structural changes."),
+                _words("blend_words", "The edit shows only where these words look: cat, boat. One "
+                       "line for all targets, or one a target. Empty: everywhere."),
+                _words("emphasis", "How loud a word is: tiger: 1.5, snow: 0.5. One line for all "
+                       "targets, or one a target. 1 leaves a word as it is."),
+                _words("subtract_words", "With blend_words: the edit never shows where these words "
+                       "look.", advanced=True),
+                _words("windows", "Exceptions to the shares above: tau_c: 0.1-0.6 gives one a "
+                       "start as well, tiger: 0-0.4 gives one word its own tau_c.",
+                       advanced=True),
+                io.Float.Input("blend_threshold", default=0.3, min=0.0, max=1.0, step=0.05,
+                               optional=True, advanced=True, tooltip="With blend_words: how "
+                               "strongly a place must look at the words, as a share of the "
+                               "strongest. Raise it for a smaller region."),
+                io.Float.Input("blend_start", default=0.2, min=0.0, max=1.0, step=0.05,
+                               optional=True, advanced=True, tooltip="With blend_words: the share "
+                               "of the steps after which the region is kept."),
             ],
             outputs=[ControlSocket.Output("control", tooltip="The edits, for Sample.")],
         )
@@ -52,11 +74,14 @@ class P2PlusController(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip: Any, trajectory: Any, targets: str, mode: str, tau_v: float, tau_c: float,
-        tau_s: float, tau_u: float,
+        tau_s: float, tau_u: float, blend_threshold: float = 0.3, blend_start: float = 0.2,
+        **words: str,
     ) -> io.NodeOutput:
         ends = {"tau_v": tau_v, "tau_c": tau_c, "tau_s": tau_s, "tau_u": tau_u}
         windows = {name: Window(0.0, end) for name, end in ends.items()}
-        return io.NodeOutput(make_control(clip, trajectory, targets, mode, windows))
+        return io.NodeOutput(make_control(
+            clip, trajectory, targets, mode, windows, Wishes(**words),
+            Blend(blend_threshold, blend_start)))
 
 
 NODES: list[type[io.ComfyNode]] = [P2PlusController]

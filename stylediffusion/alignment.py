@@ -35,17 +35,13 @@ class TokenizedPrompt:
         """Tokens from the start to the end token, both included."""
         return 2 + sum(len(word.positions) for word in self.words)
 
-    def find(self, wanted: str) -> tuple[int, ...]:
-        """Positions of every token of a word; case and punctuation around it do not count.
+    def positions(self, wanted: str) -> tuple[int, ...]:
+        """Positions of every token of a word, none where it does not occur.
 
-        Raises ValueError naming the word and the prompt where it does not occur.
+        Case and punctuation around a word do not count.
         """
         key = bare(wanted)
-        positions = tuple(p for word in self.words if bare(word.text) == key
-                          for p in word.positions)
-        if not positions:
-            raise ValueError(f"'{wanted}' is not a word of the prompt '{self.text}'")
-        return positions
+        return tuple(p for word in self.words if bare(word.text) == key for p in word.positions)
 
 
 def bare(word: str) -> str:

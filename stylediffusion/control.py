@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .alignment import Alignment
 from .artifacts import Conditioning
+from .blend import Blend
 
 SELF_FACTOR = 2
 SELF_TOKENS = 1024
@@ -39,13 +40,49 @@ class Window:
 
 
 @dataclass(frozen=True)
+class WordWindow:
+    """A cross-attention window of its own for some tokens of a target."""
+
+    positions: tuple[int, ...]
+    window: Window
+
+
+@dataclass(frozen=True)
+class WordMasks:
+    """Which tokens a local blend reads: masks over source and over target tokens, fp32 [T]."""
+
+    source: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
 class Target:
-    """One edit: its prompt as conditioning, and how its tokens align with the source's."""
+    """One edit: its prompt as conditioning, how its tokens align with the source's, and wishes.
+
+    `emphasis` fp32 [T] is a factor for each token's edited map; `blend` and `subtract` say where
+    the edit may show, and None means everywhere.
+    """
 
     prompt: str
     mode: str
     conditioning: Conditioning
     alignment: Alignment
+    emphasis: Tensor | None = None
+    word_windows: tuple[WordWindow, ...] = ()
+    blend: WordMasks | None = None
+    subtract: WordMasks | None = None
+
+    def weights(self, tau_c: Window, step: int, steps: int) -> tuple[Tensor, Tensor]:
+        """(w r e, w (1 - r) e + 1 - w) over target tokens: what each map's columns weigh.
+
+        w is 1 where the token's window holds this step, r 1 where it is aligned, e its emphasis.
+        """
+        aligned = self.alignment.aligned
+        emphasis = torch.ones_like(aligned) if self.emphasis is None else self.emphasis
+        held = torch.full_like(aligned, float(tau_c.holds_cross(step, steps)))
+        for own in self.word_windows:
+            held[list(own.positions)] = float(own.window.holds_cross(step, steps))
+        return held * aligned * emphasis, held * (1 - aligned) * emphasis + 1 - held
 
 
 @dataclass(frozen=True)
@@ -58,19 +95,24 @@ class Control:
     tau_c: Window
     tau_s: Window
     tau_u: Window
+    blend: Blend = Blend()
 
     @property
-    def needs_own_maps(self) -> bool:
-        """Whether some target token keeps its own map (Refine): two attentions instead of one."""
-        return any(not target.alignment.is_complete for target in self.targets)
+    def blends(self) -> bool:
+        """Whether any edit is kept to a place."""
+        return any(target.blend is not None for target in self.targets)
 
     def mappers(self) -> Tensor:
         """P of all targets [targets, source tokens, target tokens]."""
         return torch.stack([target.alignment.mapper for target in self.targets])
 
-    def aligned(self) -> Tensor:
-        """r of all targets [targets, target tokens]."""
-        return torch.stack([target.alignment.aligned for target in self.targets])
+    def weights(self, steps: int) -> tuple[Tensor, Tensor]:
+        """The two column weights of every step and target, [N, targets, T] each."""
+        rows = [[target.weights(self.tau_c, i, steps) for target in self.targets]
+                for i in range(steps)]
+        first, second = (torch.stack([torch.stack([pair[side] for pair in row]) for row in rows])
+                         for side in (0, 1))
+        return first, second
 
 
 def injects_self_attention(tokens: int, factor: float) -> bool:
@@ -79,12 +121,12 @@ def injects_self_attention(tokens: int, factor: float) -> bool:
 
 
 def mixed_values(
-    values: Tensor, mapper: Tensor, aligned: Tensor
+    values: Tensor, mapper: Tensor, first: Tensor, second: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Split target values [n, T, d] into what the source's map and the target's own map hear.
 
-    With A_edited = (A_source P) diag(r) + A_target diag(1 - r), the edited output is
-    A_source @ first + A_target @ second, first = P diag(r) v and second = diag(1 - r) v.
+    With A_edited = (A_source P) diag(first) + A_target diag(second), the edited output is
+    A_source @ (P diag(first) v) + A_target @ (diag(second) v).
     """
-    kept = aligned.to(values).unsqueeze(-1)
-    return mapper.to(values) @ (kept * values), (1 - kept) * values
+    ours, own = (weight.to(values).unsqueeze(-1) * values for weight in (first, second))
+    return mapper.to(values) @ ours, own

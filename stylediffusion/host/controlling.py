@@ -3,42 +3,150 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
-from ..alignment import Alignment, TokenizedPrompt, refine, replace, same_word_count
+import torch
+
+from .. import notation
+from ..alignment import TokenizedPrompt, refine, replace, same_word_count
 from ..artifacts import Trajectory
-from ..control import Control, Target, Window
+from ..blend import Blend
+from ..control import Control, Target, Window, WordMasks, WordWindow
 from . import text
 
 log = logging.getLogger("stylediffusion")
 MODES = ("auto", "replace", "refine")
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a person may say beside the targets, as written: one line for all, or one a target."""
+
+    emphasis: str = ""
+    windows: str = ""
+    blend_words: str = ""
+    subtract_words: str = ""
+
+
 def make_control(
-    clip: Any, trajectory: Trajectory, targets: str, mode: str, windows: dict[str, Window]
+    clip: Any, trajectory: Trajectory, targets: str, mode: str, windows: dict[str, Window],
+    wishes: Wishes | None = None, blend: Blend | None = None,
 ) -> Control:
     """A CONTROL for target prompts, one a line; `windows` holds tau_v, tau_c, tau_s and tau_u.
 
-    Raises ValueError naming the line where a target is empty or does not fit the mode.
+    Raises ValueError naming the line or word where something does not fit.
     """
     lines = targets.strip().splitlines()
     if not lines:
         raise ValueError("targets is empty; write the edited prompt, one edit a line")
+    wishes = wishes or Wishes()
     source = text.tokenize(clip, trajectory.prompt)
-    made = tuple(_target(clip, source, line.strip(), i + 1, mode) for i, line in enumerate(lines))
-    return Control(trajectory.prompt, made, **windows)
+    prompts = [_tokenized(clip, line.strip(), i + 1) for i, line in enumerate(lines)]
+    windows, word_windows = _windows(wishes.windows, windows, prompts)
+    emphasis = _emphasis(wishes.emphasis, prompts)
+    blends = _word_masks(wishes.blend_words, "blend_words", source, prompts)
+    subtracts = _word_masks(wishes.subtract_words, "subtract_words", source, prompts)
+    made = []
+    for i, prompt in enumerate(prompts):
+        own = mode if mode != "auto" else _fitting_mode(source, prompt)
+        alignment = replace(source, prompt) if own == "replace" else refine(source, prompt)
+        if prompt.text == source.text and emphasis[i] is None:
+            log.warning(
+                "line %d of targets, '%s', is the source prompt itself, so this edit changes "
+                "nothing; change a word, or give one an emphasis", i + 1, prompt.text,
+            )
+        made.append(Target(
+            prompt.text, own, text.encode(clip, prompt.text), alignment, emphasis[i],
+            word_windows[i], blends[i], subtracts[i]))
+    return Control(trajectory.prompt, tuple(made), **windows, blend=blend or Blend())
 
 
-def _target(clip: Any, source: TokenizedPrompt, prompt: str, line: int, mode: str) -> Target:
+def _tokenized(clip: Any, prompt: str, line: int) -> TokenizedPrompt:
     if not prompt:
         raise ValueError(f"line {line} of targets is empty; remove it or write a prompt")
-    if prompt == source.text:
-        log.warning(
-            "line %d of targets, '%s', is the source prompt itself, so this edit changes nothing; "
-            "change a word", line, prompt,
-        )
-    target = text.tokenize(clip, prompt)
-    if mode == "auto":
-        mode = "replace" if same_word_count(source, target) else "refine"
-    alignment: Alignment = replace(source, target) if mode == "replace" else refine(source, target)
-    return Target(prompt, mode, text.encode(clip, prompt), alignment)
+    return text.tokenize(clip, prompt)
+
+
+def _fitting_mode(source: TokenizedPrompt, target: TokenizedPrompt) -> str:
+    return "replace" if same_word_count(source, target) else "refine"
+
+
+def _windows(
+    written: str, windows: dict[str, Window], prompts: list[TokenizedPrompt]
+) -> tuple[dict[str, Window], list[tuple[WordWindow, ...]]]:
+    """The tau windows, where written overridden, and the windows of single words."""
+    windows = dict(windows)
+    own: list[list[WordWindow]] = [[] for _ in prompts]
+    for name, value in notation.pairs(written, "windows"):
+        window = notation.window(value, name)
+        if name in windows:
+            windows[name] = window
+            continue
+        for found, positions in zip(own, _somewhere(name, prompts, "windows"), strict=True):
+            if positions:
+                found.append(WordWindow(positions, window))
+    return windows, [tuple(found) for found in own]
+
+
+def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[torch.Tensor | None]:
+    """A factor for each token of each target, None where nothing was asked."""
+    factors: list[torch.Tensor | None] = [None for _ in prompts]
+    for lines, group in _lines(written, prompts, "emphasis"):
+        for name, value in notation.pairs(lines, "emphasis"):
+            number = notation.factor(value, name)
+            chosen = [prompts[i] for i in group]
+            for i, positions in zip(group, _somewhere(name, chosen, "emphasis"), strict=True):
+                if positions:
+                    made = factors[i]
+                    made = torch.ones(len(prompts[i].token_ids)) if made is None else made
+                    made[list(positions)] = number
+                    factors[i] = made
+    return factors
+
+
+def _word_masks(
+    written: str, what: str, source: TokenizedPrompt, prompts: list[TokenizedPrompt]
+) -> list[WordMasks | None]:
+    """Masks over source and target tokens of the words that were named, None where none was."""
+    masks: list[WordMasks | None] = [None for _ in prompts]
+    for line, group in _lines(written, prompts, what):
+        words = notation.word_list(line)
+        chosen = [source, *(prompts[i] for i in group)]
+        found = [_somewhere(word, chosen, what) for word in words]
+        for place, i in enumerate(group, start=1):
+            if words:
+                masks[i] = WordMasks(
+                    _mask(source, [row[0] for row in found]),
+                    _mask(prompts[i], [row[place] for row in found]))
+    return masks
+
+
+def _lines(
+    written: str, prompts: list[TokenizedPrompt], what: str
+) -> list[tuple[str, list[int]]]:
+    """(line, indices of the targets it speaks of): one line for all, or one a target."""
+    everyone = list(range(len(prompts)))
+    if len(written.strip().splitlines()) <= 1:
+        return [(written, everyone)]
+    lines = notation.per_target(written, len(prompts), what)
+    return [(line, [i]) for i, line in enumerate(lines)]
+
+
+def _somewhere(
+    word: str, prompts: list[TokenizedPrompt], what: str
+) -> list[tuple[int, ...]]:
+    """A word's positions in each prompt; raises ValueError where it is in none of them."""
+    found = [prompt.positions(word) for prompt in prompts]
+    if not any(found):
+        texts = ", ".join(f"'{prompt.text}'" for prompt in prompts)
+        raise ValueError(
+            f"'{word}', written in {what}, is not a word of {texts}; write it as the prompt does")
+    return found
+
+
+def _mask(prompt: TokenizedPrompt, found: list[tuple[int, ...]]) -> torch.Tensor:
+    mask = torch.zeros(len(prompt.token_ids))
+    for positions in found:
+        mask[list(positions)] = 1
+    return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import comfy.model_management
@@ -11,10 +12,16 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..artifacts import Conditioning, Trajectory, ValueEmbedding, require_own_embedding
+from ..artifacts import (
+    Conditioning,
+    Trajectory,
+    ValueEmbedding,
+    require_own_embedding,
+    supervising_layers,
+)
 from ..control import Control
 from ..schedule import vp_to_k
-from .attention import P2PlusRun
+from .editing import P2PlusRun, sample_and_blend
 from .inverting import from_k, to_host
 from .model import ModelPatcher, require_compatible, warn_if_other
 
@@ -54,10 +61,12 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         Raises ValueError for a latent of another size than the trajectory's.
         """
         require_size(latent_image, self.trajectory)
+        layers = self.trajectory.layers
         run = P2PlusRun(
-            self.control, self.embedding, len(sigmas) - 1, self.model_patcher.load_device)
+            self.control, self.embedding, len(sigmas) - 1, self.model_patcher.load_device, layers,
+            supervising_layers(layers, *latent_image.shape[-2:]))
         before = self.model_options
-        self.model_options = run.options(before, self.trajectory.layers)
+        self.model_options = run.options(before)
         try:
             return super().sample(
                 noise.expand(self.rows, -1, -1, -1).clone(),
@@ -89,6 +98,14 @@ def stacked(prompts: list[Conditioning]) -> Conditioning:
     return [(torch.cat([tensor for tensor, _ in entries]), merged)]
 
 
+def make_sampler(control: Control | None) -> comfy.samplers.Sampler:
+    """The host's Euler, which is DDIM on these sigmas; with local blend after it where asked."""
+    euler = comfy.samplers.sampler_object("euler")
+    if control is None or not control.blends:
+        return euler
+    return comfy.samplers.KSAMPLER(functools.partial(sample_and_blend, euler.sampler_function))
+
+
 def sample_edits(
     model: ModelPatcher,
     trajectory: Trajectory,
@@ -112,7 +129,7 @@ def sample_edits(
     sigmas = trajectory.levels.sampling_sigmas()
     start = to_host(model, vp_to_k(trajectory.noise, float(sigmas[0])))
     samples = guider.sample(
-        torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
+        torch.zeros_like(start), start, make_sampler(control), sigmas,
         callback=latent_preview.prepare_callback(model, trajectory.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
     )

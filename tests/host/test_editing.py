@@ -1,12 +1,20 @@
 """P2Plus sampling on the host's UNet against recorded latents of every step."""
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
-import comfy.samplers
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment, artifacts, control, mapping, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion import (
+    alignment,
+    artifacts,
+    blend,
+    control,
+    mapping,
+    schedule,
+)
+from stylediffusion_pack.stylediffusion.host import editing, guider, inverting
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from tests import golden
@@ -38,12 +46,29 @@ def recorded_alignment(case: dict[str, torch.Tensor]) -> alignment.Alignment:
     return alignment.Alignment(matrix, kept)
 
 
-def sample(name: str) -> list[torch.Tensor]:
-    """Latents in VP units after every step, rows source and target."""
+def recorded_words(name: str) -> control.WordMasks:
+    """Masks over source and target tokens of the recorded blend words, at their positions."""
+    positions = {"editing_replace_u0_lb": (2, 2), "editing_refine_u5_lb": (2, 3)}[name]
+    masks = [torch.zeros(77), torch.zeros(77)]
+    for mask, position in zip(masks, positions, strict=True):
+        mask[position] = 1
+    return control.WordMasks(*masks)
+
+
+@dataclass
+class Run:
+    """What was seen in VP units after every step, rows source and target."""
+
+    latents: list[torch.Tensor]
+    masks: list[torch.Tensor]
+
+
+@functools.cache
+def sample(name: str) -> Run:
     case, facts = golden.tensors(name), golden.facts(name)
     windows = {t: control.Window(0.0, facts[t]) for t in ("tau_v", "tau_c", "tau_s", "tau_u")}
-    seen: list[torch.Tensor] = []
-    with torch.inference_mode():
+    run = Run([], [])
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         model = golden.load_unet()
         levels = schedule.make_levels(5, training_alphas(model))
         source, edit, empty = ([(t, {})] for t in
@@ -52,34 +77,46 @@ def sample(name: str) -> list[torch.Tensor]:
             model, inverting.to_host(model, case["x_t"]), source,
             schedule.make_levels(1, training_alphas(model)))
         trajectory = artifacts.Trajectory(
-            case["x_t"], levels, "", "", source, empty, probe.layers, fingerprint(model))
-        target = control.Target("", "", edit, recorded_alignment(case))
-        own = guider.P2PlusGuider(
-            model, trajectory, recorded_embedding(case),
-            control.Control("", (target,), **windows), 7.5)
+            case["x_t"].expand(6, -1, -1, -1), levels, "", "", source, empty, probe.layers,
+            fingerprint(model))
+        target = control.Target(
+            "", "", edit, recorded_alignment(case), blend=recorded_words(name))
+        edits = control.Control(
+            "", (target,), **windows, blend=blend.Blend(threshold=facts["lb_th"][0]))
+        own = guider.P2PlusGuider(model, trajectory, recorded_embedding(case), edits, 7.5)
         sigmas = levels.sampling_sigmas()
         start = inverting.to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
+        mix = editing.blended
+
+        def watched(latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            run.masks.append(mask.clone())
+            return mix(latents, mask)
 
         def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
             if step:
-                seen.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
+                run.latents.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
 
-        final = own.sample(torch.zeros_like(start), start,
-                           comfy.samplers.sampler_object("euler"), sigmas, callback=callback,
-                           disable_pbar=True, seed=0)
-        seen.append(inverting.from_k(model.model.process_latent_in(final), float(sigmas[-1])))
-    return seen
-
-
-def test_replace_follows_the_recorded_latents_at_every_step() -> None:
-    case = golden.tensors("editing_replace_u0_lb")
-    for i, latents in enumerate(sample("editing_replace_u0_lb")):
-        for row in (0, 1):
-            assert golden.relative(latents[row], case[f"latents.{i}"][row]) < 5e-5, (i, row)
+        patch.setattr(editing, "blended", watched)
+        final = own.sample(torch.zeros_like(start), start, guider.make_sampler(edits), sigmas,
+                           callback=callback, disable_pbar=True, seed=0)
+        last = model.model.process_latent_in(final)
+        run.latents.append(schedule.k_to_vp(last, float(sigmas[-1])))
+    return run
 
 
+@pytest.mark.parametrize("name", ["editing_replace_u0_lb", "editing_refine_u5_lb"])
 @pytest.mark.parametrize("row", [0, 1])
-def test_refine_with_tau_u_follows_the_recorded_latents_until_the_blend_begins(row: int) -> None:
-    case = golden.tensors("editing_refine_u5_lb")
-    first = sample("editing_refine_u5_lb")[0]
-    assert golden.relative(first[row], case["latents.0"][row]) < 5e-5
+def test_every_step_follows_the_recorded_latents(name: str, row: int) -> None:
+    case, found = golden.tensors(name), sample(name).latents
+    assert len(found) == 5
+    for i, latents in enumerate(found):
+        assert golden.relative(latents[row], case[f"latents.{i}"][row]) < 5e-5, i
+
+
+def test_blend_masks_are_the_recorded_ones_from_the_second_step_on() -> None:
+    case, found = golden.tensors("editing_refine_u5_lb"), sample("editing_refine_u5_lb").masks
+    assert len(found) == 4
+    for i, mask in enumerate(found, start=1):
+        wanted = case[f"lb_mask.{i}"][1:] > 0
+        assert 0 < wanted.float().mean() < 1, "a mask that is all or nothing proves nothing"
+        assert torch.equal(mask, wanted), i

@@ -1,9 +1,15 @@
 """Windows at their rounding, and value mixing against edited maps written out."""
 
+from typing import Any
+
 import pytest
 import torch
+from stylediffusion_pack.stylediffusion.alignment import Alignment
 from stylediffusion_pack.stylediffusion.control import (
+    Control,
+    Target,
     Window,
+    WordWindow,
     injects_self_attention,
     mixed_values,
 )
@@ -35,8 +41,36 @@ def test_self_attention_is_injected_by_factor_or_by_size() -> None:
 def test_mixing_values_equals_editing_maps() -> None:
     torch.manual_seed(0)
     source, own = torch.rand(3, 9, 5).softmax(-1), torch.rand(3, 9, 5).softmax(-1)
-    mapper, kept, v = torch.rand(3, 5, 5), torch.tensor([1.0, 0, 1, 0, 1]).expand(3, 5), \
-        torch.rand(3, 5, 4)
-    edited = source @ mapper * kept[:, None] + own * (1 - kept[:, None])
-    first, second = mixed_values(v, mapper, kept)
-    assert torch.allclose(source @ first + own @ second, edited @ v, atol=1e-6)
+    mapper, first, second, v = (torch.rand(3, 5, n) for n in (5, 1, 1, 4))
+    first, second = first[..., 0], second[..., 0]
+    edited = source @ mapper * first[:, None] + own * second[:, None]
+    ours, kept = mixed_values(v, mapper, first, second)
+    assert torch.allclose(source @ ours + own @ kept, edited @ v, atol=1e-6)
+
+
+def target(aligned: list[float], **wishes: Any) -> Target:
+    kept = torch.tensor(aligned)
+    return Target("", "", [], Alignment(torch.eye(len(aligned)), kept), **wishes)
+
+
+def test_weights_of_an_aligned_and_a_new_token_inside_and_outside_the_window() -> None:
+    first, second = Control(
+        "", (target([1.0, 0.0]),), *[Window(0, 0.5)] * 4).weights(4)
+    # int(0.5 * 5) = 2 of the 4 steps lie inside
+    assert first[:, 0].tolist() == [[1, 0], [1, 0], [0, 0], [0, 0]]
+    assert second[:, 0].tolist() == [[0, 1], [0, 1], [1, 1], [1, 1]]
+
+
+def test_emphasis_weighs_old_and_new_tokens_alike_and_only_inside_the_window() -> None:
+    loud = target([1.0, 0.0], emphasis=torch.tensor([2.0, 3.0]))
+    first, second = loud.weights(Window(0, 0.5), 1, 4)
+    assert (first.tolist(), second.tolist()) == ([2, 0], [0, 3])
+    first, second = loud.weights(Window(0, 0.5), 2, 4)
+    assert (first.tolist(), second.tolist()) == ([0, 0], [1, 1])
+
+
+def test_a_words_own_window_stands_in_for_tau_c() -> None:
+    own = target([1.0, 1.0], word_windows=(WordWindow((1,), Window(0.5, 1)),))
+    found = [own.weights(Window(0, 0.4), step, 4)[0].tolist() for step in range(4)]
+    # tau_c holds steps 0..1, the word's window steps 2..3 (int(.5 * 5) = 2, int(1 * 5) = 5)
+    assert found == [[1, 0], [1, 0], [0, 1], [0, 1]]

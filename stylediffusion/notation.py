@@ -1,0 +1,66 @@
+"""What a person writes beside the prompts: "tiger: 1.5", "tau_c: 0.1-0.6", lists of words."""
+
+from __future__ import annotations
+
+import re
+
+from .control import Window
+
+
+def per_target(text: str, count: int, what: str) -> list[str]:
+    """One line for each target: a single line serves all. Raises ValueError on other counts."""
+    lines = text.strip().splitlines()
+    if len(lines) <= 1:
+        return (lines or [""]) * count
+    if len(lines) != count:
+        raise ValueError(
+            f"{what} has {len(lines)} lines, but there are {count} targets; write one line for "
+            "all, or one line a target (empty lines count)"
+        )
+    return [line.strip() for line in lines]
+
+
+def word_list(text: str) -> list[str]:
+    """Words between commas or spaces."""
+    return [word for word in re.split(r"[,\s]+", text) if word]
+
+
+def pairs(text: str, what: str) -> list[tuple[str, str]]:
+    """(name, value) of "name: value, name: value". Raises ValueError quoting what is neither."""
+    found = []
+    for item in re.split(r"[,\n]+", text):
+        if not item.strip():
+            continue
+        name, colon, value = item.rpartition(":")
+        if not colon or not name.strip() or not value.strip():
+            raise ValueError(f"'{item.strip()}' in {what} is not of the form 'word: number'")
+        found.append((name.strip(), value.strip()))
+    return found
+
+
+def factor(value: str, name: str) -> float:
+    """An emphasis. Raises ValueError where it is no number from -10 to 10."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not -10 <= number <= 10:
+        raise ValueError(
+            f"the emphasis '{value}' of '{name}' is not a number between -10 and 10; 1 leaves the "
+            "word as it is, 2 doubles it, 0 silences it"
+        )
+    return number
+
+
+def window(value: str, name: str) -> Window:
+    """A window "0.1-0.6", or its end "0.6". Raises ValueError where it is none."""
+    found = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\s*-\s*)?([0-9]*\.?[0-9]+)", value.strip())
+    if not found:
+        raise ValueError(f"the window '{value}' of '{name}' is not of the form 0.1-0.6")
+    start, end = float(found[1] or 0), float(found[2])
+    if not start <= end <= 1:
+        raise ValueError(
+            f"the window '{value}' of '{name}' must run from a smaller to a larger number, both "
+            "between 0 and 1"
+        )
+    return Window(start, end)

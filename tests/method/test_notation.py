@@ -1,0 +1,54 @@
+"""What a person writes, and what is wrong with it in their own words."""
+
+import pytest
+from stylediffusion_pack.stylediffusion import notation
+from stylediffusion_pack.stylediffusion.control import Window
+
+
+def test_pairs_are_told_apart_by_commas_and_lines() -> None:
+    assert notation.pairs("tiger: 1.5, snow :0.5\n\ncat:2,", "emphasis") == [
+        ("tiger", "1.5"), ("snow", "0.5"), ("cat", "2")]
+
+
+@pytest.mark.parametrize("text", ["tiger", "tiger:", ": 2", "tiger 2"])
+def test_what_is_no_pair_is_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match=f"'{text}' in emphasis is not of the form"):
+        notation.pairs(text, "emphasis")
+
+
+@pytest.mark.parametrize(("text", "window"), [
+    ("0.1-0.6", Window(0.1, 0.6)), ("0.6", Window(0.0, 0.6)), ("0 - 1", Window(0.0, 1.0)),
+    (".25-.5", Window(0.25, 0.5)),
+])
+def test_a_window_is_a_range_or_its_end(text: str, window: Window) -> None:
+    assert notation.window(text, "tau_c") == window
+
+
+@pytest.mark.parametrize("text", ["0.6-0.1", "0-1.5"])
+def test_a_window_that_runs_backwards_or_too_far_is_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match=f"the window '{text}' of 'tiger' must run from"):
+        notation.window(text, "tiger")
+
+
+@pytest.mark.parametrize("text", ["-0.5", "a-b", "1 2", ""])
+def test_what_is_no_window_is_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match=f"'{text}' of 'tau_c' is not of the form 0.1-0.6"):
+        notation.window(text, "tau_c")
+
+
+@pytest.mark.parametrize("text", ["loud", "11", "nan"])
+def test_an_emphasis_is_a_number_within_reason(text: str) -> None:
+    assert notation.factor("-1.5", "tiger") == -1.5
+    with pytest.raises(ValueError, match=f"the emphasis '{text}' of 'tiger' is not a number"):
+        notation.factor(text, "tiger")
+
+
+def test_a_line_serves_all_targets_or_each_has_its_own() -> None:
+    assert notation.per_target("cat", 2, "blend_words") == ["cat", "cat"]
+    assert notation.per_target("cat\n boat ", 2, "blend_words") == ["cat", "boat"]
+    with pytest.raises(ValueError, match="blend_words has 2 lines, but there are 3 targets"):
+        notation.per_target("cat\nboat", 3, "blend_words")
+
+
+def test_words_are_told_apart_by_commas_and_spaces() -> None:
+    assert notation.word_list(" cat, boat  cup,") == ["cat", "boat", "cup"]
