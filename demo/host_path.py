@@ -9,7 +9,7 @@ own_arguments = sys.argv[1:]
 
 if os.environ.get("COMFYUI_PATH"):
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    sys.argv = [sys.argv[0], "--cpu"]
+    sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
 
 import comfy.options  # noqa: E402
 

@@ -93,6 +93,13 @@ def initialise(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+def _let_norms_copy(module: torch.nn.Module) -> None:
+    """The host's CLIP layers add in place, so for autograd each norm must hear a copy."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
+
+
 def new_unet() -> UNetModel:
     """A UNet to train, fp32; its last convolution starts at zero."""
     unet = UNetModel(
@@ -104,12 +111,18 @@ def new_unet() -> UNetModel:
     return unet
 
 
-def new_text_encoder() -> comfy.clip_model.CLIPTextModel:
-    """A text encoder to train, fp32, with the whole vocabulary of the host's tokenizer."""
+def new_text_encoder(vocabulary: torch.Tensor) -> comfy.clip_model.CLIPTextModel:
+    """A text encoder to train, fp32; its tokens are places in `vocabulary`, the sorted ids in use.
+
+    Loading puts the rows back to their places in the whole table of the host's tokenizer.
+    """
     config = dict(TEXT_CONFIG)
-    text = comfy.clip_model.CLIPTextModel(
-        config, torch.float32, "cpu", comfy.ops.disable_weight_init
-    )
+    operations = comfy.ops.disable_weight_init
+    text = comfy.clip_model.CLIPTextModel(config, torch.float32, "cpu", operations)
+    text.set_input_embeddings(operations.Embedding(len(vocabulary), TEXT_CONFIG["hidden_size"]))
+    end = torch.tensor(TEXT_CONFIG["eos_token_id"])
+    text.text_model.eos_token_id = int(torch.searchsorted(vocabulary, end))
+    _let_norms_copy(text)
     return initialise(text)
 
 
@@ -127,6 +140,7 @@ def new_vision_tower() -> comfy.clip_model.CLIPVisionModelProjection:
     tower = comfy.clip_model.CLIPVisionModelProjection(
         dict(VISION_CONFIG), torch.float32, "cpu", comfy.ops.disable_weight_init
     )
+    _let_norms_copy(tower)
     initialise(tower)
     torch.nn.init.normal_(tower.vision_model.embeddings.class_embedding, std=0.02)
     return tower

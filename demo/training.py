@@ -24,12 +24,13 @@ log = logging.getLogger("demo.train")
 
 @dataclass
 class Budget:
-    """How long a stage may go on, and where it keeps its checkpoints."""
+    """How long a stage may go on, where it keeps its checkpoints, what weights it starts from."""
 
     folder: Path
     seed: int
     steps: int
     minutes: float
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + 60 * self.minutes
@@ -167,6 +168,13 @@ def checkpoint_steps(path: Path) -> tuple[int, int]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     return int(metadata["step"]), int(metadata["steps"])
+
+
+def begin(budget: Budget, module: Any, prefix: str, **more: Tensor) -> None:
+    """Where the run starts from an exported model, fill a module with its part of it."""
+    if budget.weights is not None:
+        state = unflatten(prefix, load_file(budget.weights))
+        module.load_state_dict({k: v.float() for k, v in {**state, **more}.items()}, strict=False)
 
 
 def averaged(name: str, budget: Budget, part: str, module: torch.nn.Module) -> Any:

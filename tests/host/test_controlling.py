@@ -81,3 +81,68 @@ def test_an_embedding_of_another_prompt_names_both() -> None:
 def test_a_latent_of_another_size_names_both_sizes() -> None:
     with pytest.raises(ValueError, match="1 x 4 x 24 x 16.*1 x 4 x 16 x 16; connect the latent"):
         guider.require_size(torch.zeros(1, 4, 24, 16), trajectory())
+
+
+def wished(clip: Any, targets: str, **wishes: str) -> control.Control:
+    return controlling.make_control(
+        clip, trajectory(), targets, "auto", WINDOWS, controlling.Wishes(**wishes))
+
+
+def tokens(mask: torch.Tensor) -> list[int]:
+    return mask.nonzero().flatten().tolist()
+
+
+BOAT, BIG = "a painting of a brown boat", "a painting of a big brown cat"
+
+
+def test_blend_words_are_looked_for_in_source_and_target(clip: Any) -> None:
+    first, second = wished(clip, f"{BOAT}\n{BIG}", blend_words="cat, boat").targets
+    assert first.blend is not None and second.blend is not None
+    assert (tokens(first.blend.source), tokens(first.blend.target)) == ([6], [6])
+    assert (tokens(second.blend.source), tokens(second.blend.target)) == ([6], [7])
+
+
+def test_a_line_a_target_gives_each_its_own_blend_and_an_empty_one_none(clip: Any) -> None:
+    made = wished(clip, f"{BOAT}\n{BIG}", blend_words="boat\n ", subtract_words="painting")
+    assert made.blends
+    assert made.targets[0].blend is not None and made.targets[1].blend is None
+    assert tokens(made.targets[0].subtract.target) == [2]
+
+
+def test_emphasis_is_a_factor_at_the_words_tokens_where_it_occurs(clip: Any) -> None:
+    first, second = wished(clip, f"{BOAT}\n{BIG}", emphasis="brown: 2, big: 0.5").targets
+    assert first.emphasis is not None and second.emphasis is not None
+    assert (tokens(first.emphasis != 1), tokens(second.emphasis != 1)) == ([5], [5, 6])
+    assert second.emphasis[5] == 0.5 and second.emphasis[6] == 2
+
+
+def test_emphasis_alone_makes_an_edit_of_the_source_prompt(
+    clip: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="stylediffusion"):
+        wished(clip, SOURCE, emphasis="brown: 3")
+    assert not caplog.text
+
+
+def test_windows_override_a_tau_and_give_words_their_own(clip: Any) -> None:
+    made = wished(clip, BOAT, windows="tau_c: 0.1-0.6, boat: 0-0.2")
+    assert made.tau_c == control.Window(0.1, 0.6) and made.tau_s == control.Window(0.0, 0.5)
+    assert made.targets[0].word_windows == (
+        control.WordWindow((6,), control.Window(0.0, 0.2)),)
+
+
+@pytest.mark.parametrize(("wish", "message"), [
+    ({"blend_words": "tiger"}, "'tiger', written in blend_words, is not a word of 'a painting"),
+    ({"subtract_words": "tiger"}, "'tiger', written in subtract_words"),
+    ({"emphasis": "tiger: 2"}, "'tiger', written in emphasis"),
+    ({"emphasis": "cat: 2"}, f"'cat', written in emphasis, is not a word of '{BOAT}'"),
+    ({"emphasis": "boat: loud"}, "the emphasis 'loud' of 'boat'"),
+    ({"windows": "tiger: 0-0.5"}, "'tiger', written in windows"),
+    ({"windows": "tau_c: 0.6-0.1"}, "the window '0.6-0.1' of 'tau_c' must run"),
+    ({"blend_words": "cat\nboat"}, "blend_words has 2 lines, but there are 1 targets"),
+])
+def test_a_wish_that_does_not_fit_is_quoted(
+    clip: Any, wish: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        wished(clip, BOAT, **wish)

@@ -1,0 +1,144 @@
+"""Sample against a controller that computes and edits every map, for what was not recorded."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
+from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+
+from tests import golden, textbook
+
+STEPS, TIMESTEPS = 4, [751, 501, 251, 1]
+TAUS = ("tau_v", "tau_c", "tau_s", "tau_u")
+
+
+def context(seed: int) -> torch.Tensor:
+    return torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def replaced(seed: int, **wishes: Any) -> textbook.Edit:
+    return textbook.Edit(context(seed), torch.eye(77), torch.ones(77), **wishes)
+
+
+def refined(seed: int, new: tuple[int, ...] = (2, 8), **wishes: Any) -> textbook.Edit:
+    """Tokens that follow a new one are those of the source one place earlier."""
+    mapper, aligned, before = torch.zeros(77, 77), torch.ones(77), 0
+    for j in range(77):
+        if j in new:
+            aligned[j], before = 0, before + 1
+        else:
+            mapper[j - before, j] = 1
+    return textbook.Edit(context(seed), mapper, aligned, **wishes)
+
+
+def shared(seed: int, **wishes: Any) -> textbook.Edit:
+    """A word of one token replaced by a word of two, each with half of its map."""
+    mapper = torch.zeros(77, 77)
+    mapper[0, 0] = mapper[1, 1] = 1
+    mapper[2, 2] = mapper[2, 3] = 0.5
+    for j in range(4, 77):
+        mapper[j - 1, j] = 1
+    return textbook.Edit(context(seed), mapper, torch.ones(77), **wishes)
+
+
+def factors(**of: float) -> torch.Tensor:
+    made = torch.ones(77)
+    for token, factor in of.items():
+        made[int(token[1:])] = factor
+    return made
+
+
+def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit],
+         settings: textbook.Settings) -> list[torch.Tensor]:
+    """The pack's latents after every step, in VP units."""
+
+    def masks(words: tuple[list[int], list[int]] | None) -> control.WordMasks | None:
+        if words is None:
+            return None
+        made = torch.zeros(2, 77)
+        for side in (0, 1):
+            made[side, words[side]] = 1
+        return control.WordMasks(made[0], made[1])
+
+    targets = tuple(control.Target(
+        "", "", [(edit.context, {})], alignment.Alignment(edit.mapper, edit.aligned), edit.emphasis,
+        tuple(control.WordWindow(t, control.Window(*w)) for t, w in edit.windows.items()),
+        masks(edit.words), masks(edit.subtract)) for edit in edits)
+    windows = {tau: control.Window(*getattr(settings, tau)) for tau in TAUS}
+    chosen = control.Control(
+        "", targets, **windows, blend=blend.Blend(settings.threshold, settings.start))
+    levels = schedule.make_levels(STEPS, training_alphas(model))
+    source, negative = [(context(1), {})], [(context(2), {})]
+    probe = inverting.run_inversion(
+        model, inverting.to_host(model, noise), source,
+        schedule.make_levels(1, training_alphas(model)))
+    trajectory = artifacts.Trajectory(
+        noise.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, negative, probe.layers,
+        fingerprint(model))
+    embedding = None
+    if settings.scale is not None and settings.shift is not None:
+        embedding = artifacts.ValueEmbedding(settings.scale, settings.shift, 7.5, "", "", ())
+    own = guider.P2PlusGuider(model, trajectory, embedding, chosen, settings.guidance)
+    sigmas, seen = levels.sampling_sigmas(), []
+    start = inverting.to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+
+    def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
+        if step:
+            seen.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
+
+    final = own.sample(torch.zeros_like(start), start, guider.make_sampler(chosen), sigmas,
+                       callback=callback, disable_pbar=True, seed=0)
+    return [*seen, schedule.k_to_vp(model.model.process_latent_in(final), float(sigmas[-1]))]
+
+
+USUAL = textbook.Settings((0, 0.5), (0, 0.6), (0, 0.6), (0, 0))
+LEARNT = replace(
+    USUAL, scale=1 + 0.1 * torch.randn(STEPS, 77, 64, generator=torch.Generator().manual_seed(5)),
+    shift=0.1 * torch.randn(STEPS, 77, 64, generator=torch.Generator().manual_seed(6)))
+CASES: dict[str, tuple[list[textbook.Edit], textbook.Settings]] = {
+    "replace": ([replaced(3)], USUAL),
+    "replace with a learnt embedding": ([replaced(3)], LEARNT),
+    "a word of two tokens": ([shared(3)], USUAL),
+    "refine": ([refined(3)], LEARNT),
+    "emphasis on an old word": ([replaced(3, emphasis=factors(t3=4.0))], USUAL),
+    "emphasis on a new word": ([refined(3, emphasis=factors(t2=4.0, t5=-2.0))], USUAL),
+    "a word's own window": ([replaced(3, windows={(2, 3): (0.0, 0.25)})], USUAL),
+    "a word's window after tau_c": ([replaced(3, windows={(4,): (0.6, 1.0)})], USUAL),
+    "a new word's own window": ([refined(3, windows={(2,): (0.2, 0.8)})], USUAL),
+    "three targets of all kinds": (
+        [replaced(3), refined(4), shared(5, emphasis=factors(t2=3.0))], LEARNT),
+    "unconditional layout": ([replaced(3)], replace(USUAL, tau_u=(0, 0.5))),
+    "windows that begin late": (
+        [refined(3)], textbook.Settings((0.25, 0.8), (0.3, 0.9), (0.2, 0.7), (0.5, 1.0))),
+    "everything all the time": (
+        [replaced(3)], textbook.Settings((0, 1), (0, 1), (0, 1), (0, 1))),
+    "blend": ([replaced(3, words=([2, 5], [2]))], replace(USUAL, threshold=0.8)),
+    "blend in refine, with subtract": (
+        [refined(3, words=([2], [2, 3]), subtract=([9], [9]))], replace(USUAL, threshold=0.7)),
+    "blend with emphasis, for one of two": (
+        [replaced(3, words=([2], [2]), emphasis=factors(t2=2.0)), refined(4)],
+        replace(LEARNT, threshold=0.8, start=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_step_is_the_textbooks(name: str) -> None:
+    edits, settings = CASES[name]
+    noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(9))
+    with torch.inference_mode():
+        model = golden.load_unet()
+        wanted = textbook.sample(
+            model, noise, context(1), context(2), edits, settings, TIMESTEPS)
+        found = ours(model, noise, edits, settings)
+    assert len(found) == len(wanted) == STEPS
+    for i in range(STEPS):
+        for row in range(1 + len(edits)):
+            assert golden.relative(found[i][row], wanted[i][row]) < 5e-5, (i, row)
+    for row in range(1, 1 + len(edits)):
+        assert golden.relative(wanted[-1][row], wanted[-1][0]) > 1e-3, "the edit must do something"
+    for row, edit in enumerate(edits, start=1):
+        kept = (wanted[-1][row] == wanted[-1][0]).all(0).float().mean()
+        assert (0 < kept < 1) == (edit.words is not None), "a mask must hide something, not all"
