@@ -76,26 +76,27 @@ class LearnValueEmbedding(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model the picture was inverted with."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="With an image: the "
-                                    "paper's mapping network learns from its tokens. Without "
-                                    "both, scale and shift are learnt directly."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="exact only, with an "
+                                    "image: the paper's mapping network learns from its tokens. "
+                                    "Without both, scale and shift are learnt directly."),
                 io.Image.Input("image", optional=True, tooltip="The picture that was inverted, for "
                                "clip_vision to look at."),
                 io.Combo.Input("preset", options=["fast", "exact"], default="fast",
-                               tooltip="fast starts close to the prompt itself; exact starts as "
-                               "the authors' code does, from a random network."),
+                               tooltip="fast: a few quasi-Newton updates of scale and shift "
+                               "themselves. exact: the authors' networks, schedule and early "
+                               "stop, many times slower."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. Higher edits more "
                                "strongly and is harder to learn."),
                 io.Int.Input("seed", default=0, min=0, max=EVERY_SEED, control_after_generate=False,
-                             tooltip="Starts the mapping network. The same seed learns the same "
-                             "embedding."),
+                             tooltip="exact only: starts the mapping network. The same seed "
+                             "learns the same embedding."),
                 io.Int.Input("inner_steps", default=100, min=1, max=1000, advanced=True,
-                             tooltip="The most updates at the noisiest step; later steps get "
-                             "fewer, and every step stops when it is good enough."),
+                             tooltip="exact only: the most updates at the noisiest step; later "
+                             "steps get fewer, and every step stops when it is good enough."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001,
-                               round=0.00001, advanced=True, tooltip="How large an update is. "
-                               "Lower it if the loss is not finite."),
+                               round=0.00001, advanced=True, tooltip="exact only: how large an "
+                               "update is. Lower it if the loss is not finite."),
                 io.Float.Input("attention_weight", default=1.0, min=0.0, max=100.0, step=0.1,
                                advanced=True, tooltip="How strongly the attention maps of the "
                                "inversion are held. 0 learns a little faster and holds only the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .ddim import guide, transfer
-from .mapping import Mapping, successor
 from .schedule import Levels
 
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """The constants of the released code; every field is a knob of the node."""
+    """The constants of the released code, then those of the fast preset.
+
+    `evaluations` is the most a step may take, the first one more; `good_enough` is a loss in units
+    of the conditional noise.
+    """
 
     guidance: float = 7.5
     inner_steps: int = 100
@@ -27,10 +30,19 @@ class LearningSettings:
     attention_weight: float = 1.0
     stop_loss: float = 1e-5
     stop_loss_growth: float = 2e-5
+    evaluations: int = 4
+    first_evaluations: int = 12
+    good_enough: float = 1e-5
 
     def inner_steps_at(self, step: int) -> int:
         """ceil(100 * exp(-0.1 * i)), at least one."""
         return max(1, math.ceil(self.inner_steps * math.exp(-self.inner_decay * step)))
+
+    def most_evaluations(self, step: int, fast: bool) -> int:
+        """The most a step may take, of either preset."""
+        if not fast:
+            return self.inner_steps_at(step)
+        return self.evaluations if step else self.first_evaluations
 
     def learning_rate_at(self, step: int) -> float:
         """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""
@@ -71,6 +83,9 @@ class InnerLoss:
         return self.latent + self.attention
 
 
+Note = Callable[[InnerLoss], None]
+
+
 @dataclass
 class Learnt:
     """Scale and shift tables fp32 [N, 77, d], a row a sampling step, and the losses."""
@@ -102,6 +117,15 @@ class LearningStep:
     wanted_latent: Tensor
     wanted_maps: list[Tensor]
 
+    def losses(
+        self, reached: Tensor, found: list[Tensor], attention_weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """MSE(z', z of the trajectory), and the weighted sum over layers of MSE(a', a)."""
+        loss_latent = F.mse_loss(reached, self.wanted_latent)
+        if not self.wanted_maps:
+            return loss_latent, loss_latent.new_zeros(())
+        return loss_latent, attention_weight * attention_loss(found, self.wanted_maps)
+
     def evaluate(
         self, model: LearningModel, levels: Levels, values: tuple[Tensor, Tensor], guidance: float,
         maps: bool,
@@ -113,17 +137,29 @@ class LearningStep:
         return transfer(self.latent, noise, here, below), noise, found
 
 
+class Solver(Protocol):
+    """Finds one step's value embedding after another; each starts from the last."""
+
+    def solve(
+        self, model: LearningModel, levels: Levels, step: LearningStep, note: Note
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """((scale, shift) [77, d], the latent reached with them, the guided noise on the way).
+
+        Every loss goes to `note` before the update it leads to.
+        """
+        ...
+
+
 def learn(
     model: LearningModel,
     latents: Tensor,
     levels: Levels,
-    mapping: Mapping,
-    image_tokens: Tensor | None,
+    solver: Solver,
     settings: LearningSettings,
-    after_inner: Callable[[InnerLoss], None] | None = None,
+    after_inner: Note | None = None,
     after_step: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Learnt:
-    """Learn one M a step so that guided DDIM sampling from z_N retraces the trajectory.
+    """Learn one embedding a step so that guided DDIM sampling from z_N retraces the trajectory.
 
     `latents` VP [N + 1, C, h, w]. `after_inner` sees every loss, `after_step(i, z, eps)` the latent
     sampled from at step i and the guided noise found there. Raises FloatingPointError naming the
@@ -133,52 +169,21 @@ def learn(
     latent = latents[steps : steps + 1]
     tables: list[tuple[Tensor, Tensor]] = []
     losses: list[InnerLoss] = []
+
+    def note(loss: InnerLoss) -> None:
+        require_finite(loss, steps)
+        losses.append(loss)
+        if after_inner is not None:
+            after_inner(loss)
+
     for i in range(steps):
         step = _begin(model, latents, latent, i, steps, settings)
-        mapping = successor(mapping)
-        for loss in optimise(model, levels, step, mapping, image_tokens, settings):
-            losses.append(loss)
-            if after_inner is not None:
-                after_inner(loss)
-        with torch.no_grad():
-            values = mapping(image_tokens)
-            reached, noise, _ = step.evaluate(model, levels, values, settings.guidance, False)
+        values, reached, noise = solver.solve(model, levels, step, note)
         if after_step is not None:
             after_step(i, latent, noise)
         tables.append((values[0].cpu().clone(), values[1].cpu().clone()))
         latent = reached
     return Learnt(torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), losses)
-
-
-def optimise(
-    model: LearningModel,
-    levels: Levels,
-    step: LearningStep,
-    mapping: Mapping,
-    image_tokens: Tensor | None,
-    settings: LearningSettings,
-) -> Iterator[InnerLoss]:
-    """Adam on M_i in place; yields every loss, found before the update it led to.
-
-    The last update is the one whose loss was good enough.
-    """
-    i = step.index
-    optimizer = torch.optim.Adam(mapping.parameters(), lr=settings.learning_rate_at(i))
-    for inner in range(settings.inner_steps_at(i)):
-        reached, _, found = step.evaluate(
-            model, levels, mapping(image_tokens), settings.guidance, bool(step.wanted_maps))
-        loss_latent = F.mse_loss(reached, step.wanted_latent)
-        loss_maps = loss_latent.new_zeros(())
-        if step.wanted_maps:
-            loss_maps = settings.attention_weight * attention_loss(found, step.wanted_maps)
-        loss = InnerLoss(i, inner, float(loss_latent.detach()), float(loss_maps.detach()))
-        _require_finite(loss, levels.steps)
-        optimizer.zero_grad()
-        (loss_latent + loss_maps).backward()
-        optimizer.step()
-        yield loss
-        if loss.total < settings.stop_loss_at(i):
-            return
 
 
 def _begin(
@@ -204,7 +209,8 @@ def _wanted_maps(
     return maps
 
 
-def _require_finite(loss: InnerLoss, steps: int) -> None:
+def require_finite(loss: InnerLoss, steps: int) -> None:
+    """Raise FloatingPointError naming the step and the remedy where a loss is not finite."""
     if not math.isfinite(loss.total):
         raise FloatingPointError(
             f"the loss is not finite at step {loss.step + 1} of {steps}, inner step "

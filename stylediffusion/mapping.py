@@ -41,14 +41,6 @@ class MappingNetwork(nn.Module):
         scale, shift = rows[0].chunk(2)
         return scale, shift
 
-    def start_near_identity(self) -> MappingNetwork:
-        """Make the last layer yield s close to 1 and b close to 0, as the fast preset does."""
-        with torch.no_grad():
-            ones, zeros = torch.ones(CHUNK_TOKENS), torch.zeros(CHUNK_TOKENS)
-            self.conv_end.weight.mul_(0.1)
-            self.conv_end.bias = nn.Parameter(torch.cat([ones, zeros]))
-        return self
-
 
 class FreeScaleShift(nn.Module):
     """Scale and shift [77, d] as free parameters, from s = 1, b = 0: M_t without an image."""
@@ -65,9 +57,7 @@ class FreeScaleShift(nn.Module):
 Mapping = MappingNetwork | FreeScaleShift
 
 
-def make_mapping(
-    width: int, image_tokens: Tensor | None, seed: int, near_identity: bool
-) -> Mapping:
+def make_mapping(width: int, image_tokens: Tensor | None, seed: int) -> Mapping:
     """M for image tokens [1, n, d_image], or free scale and shift where there are none.
 
     Torch's default initialisation from a CPU generator, so that a seed means the same everywhere.
@@ -76,8 +66,7 @@ def make_mapping(
         return FreeScaleShift(width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = MappingNetwork(image_tokens.shape[1], image_tokens.shape[2], width)
-    return network.start_near_identity() if near_identity else network
+        return MappingNetwork(image_tokens.shape[1], image_tokens.shape[2], width)
 
 
 def successor(mapping: Mapping) -> Mapping:

@@ -7,17 +7,20 @@ import re
 from .control import Window
 
 
-def per_target(text: str, count: int, what: str) -> list[str]:
-    """One line for each target: a single line serves all. Raises ValueError on other counts."""
-    lines = text.strip().splitlines()
-    if len(lines) <= 1:
-        return (lines or [""]) * count
-    if len(lines) != count:
-        raise ValueError(
-            f"{what} has {len(lines)} lines, but there are {count} targets; write one line for "
-            "all, or one line a target (empty lines count)"
-        )
-    return [line.strip() for line in lines]
+def lines_of(text: str, count: int, what: str) -> list[tuple[str, list[int]]]:
+    """(line, places of the targets it speaks of): one line for all, or one for each target.
+
+    Raises ValueError on any other number of lines.
+    """
+    lines = text.splitlines()
+    if len(lines) == count > 1:
+        return [(line.strip(), [place]) for place, line in enumerate(lines)]
+    if len(text.strip().splitlines()) <= 1:
+        return [(text.strip(), list(range(count)))]
+    raise ValueError(
+        f"{what} has {len(lines)} lines, but the number of targets is {count}; write one line for "
+        "all, or one line a target (an empty one asks for nothing)"
+    )
 
 
 def word_list(text: str) -> list[str]:

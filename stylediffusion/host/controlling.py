@@ -92,8 +92,8 @@ def _windows(
 def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[torch.Tensor | None]:
     """A factor for each token of each target, None where nothing was asked."""
     factors: list[torch.Tensor | None] = [None for _ in prompts]
-    for lines, group in _lines(written, prompts, "emphasis"):
-        for name, value in notation.pairs(lines, "emphasis"):
+    for line, group in notation.lines_of(written, len(prompts), "emphasis"):
+        for name, value in notation.pairs(line, "emphasis"):
             number = notation.factor(value, name)
             chosen = [prompts[i] for i in group]
             for i, positions in zip(group, _somewhere(name, chosen, "emphasis"), strict=True):
@@ -110,7 +110,7 @@ def _word_masks(
 ) -> list[WordMasks | None]:
     """Masks over source and target tokens of the words that were named, None where none was."""
     masks: list[WordMasks | None] = [None for _ in prompts]
-    for line, group in _lines(written, prompts, what):
+    for line, group in notation.lines_of(written, len(prompts), what):
         words = notation.word_list(line)
         chosen = [source, *(prompts[i] for i in group)]
         found = [_somewhere(word, chosen, what) for word in words]
@@ -120,17 +120,6 @@ def _word_masks(
                     _mask(source, [row[0] for row in found]),
                     _mask(prompts[i], [row[place] for row in found]))
     return masks
-
-
-def _lines(
-    written: str, prompts: list[TokenizedPrompt], what: str
-) -> list[tuple[str, list[int]]]:
-    """(line, indices of the targets it speaks of): one line for all, or one a target."""
-    everyone = list(range(len(prompts)))
-    if len(written.strip().splitlines()) <= 1:
-        return [(written, everyone)]
-    lines = notation.per_target(written, len(prompts), what)
-    return [(line, [i]) for i, line in enumerate(lines)]
 
 
 def _somewhere(

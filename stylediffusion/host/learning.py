@@ -18,9 +18,10 @@ from ..artifacts import (
     ValueEmbedding,
     supervising_layers,
 )
-from ..learning import InnerLoss, LearningSettings, Learnt, learn
+from ..learning import InnerLoss, LearningSettings, Learnt, Solver, learn
 from ..mapping import make_mapping
 from ..schedule import Levels, vp_to_k
+from ..solvers import NetworkSolver, QuasiNewtonSolver
 from .attention import (
     MapRecorder,
     value_patch,
@@ -81,10 +82,10 @@ class LearningSampler(comfy.samplers.Sampler):
 
     def __init__(
         self, trajectory: Trajectory, image_tokens: Tensor | None, settings: LearningSettings,
-        seed: int, near_identity: bool, callback: Any, progress: Any,
+        seed: int, fast: bool, callback: Any, progress: Any,
     ) -> None:
         self.trajectory, self.image_tokens = trajectory, image_tokens
-        self.settings, self.seed, self.near_identity = settings, seed, near_identity
+        self.settings, self.seed, self.fast = settings, seed, fast
         self.callback, self.progress = callback, progress
         self.learnt: Learnt | None = None
 
@@ -99,7 +100,12 @@ class LearningSampler(comfy.samplers.Sampler):
         tokens = self.image_tokens
         tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
         width = self.trajectory.positive[0][0].shape[-1]
-        mapping = make_mapping(width, tokens, self.seed, self.near_identity).to(device)
+        solver: Solver
+        if self.fast:
+            solver = QuasiNewtonSolver(width, self.settings, device)
+        else:
+            mapping = make_mapping(width, tokens, self.seed).to(device)
+            solver = NetworkSolver(mapping, tokens, self.settings)
         layers = supervising_layers(self.trajectory.layers, *latents.shape[-2:])
         model = HostLearningModel(model_wrap, extra_args["model_options"], levels, sigmas, layers)
 
@@ -110,15 +116,17 @@ class LearningSampler(comfy.samplers.Sampler):
 
         with torch.enable_grad():
             self.learnt = learn(
-                model, latents, levels, mapping, tokens, self.settings, self.progress, after_step)
+                model, latents, levels, solver, self.settings, self.progress, after_step)
         return latent_image
 
 
 class LearningProgress:
     """The host's progress bar over inner steps; steps that stop early give their share at once."""
 
-    def __init__(self, model: ModelPatcher, settings: LearningSettings, steps: int) -> None:
-        self.counts = [settings.inner_steps_at(i) for i in range(steps)]
+    def __init__(
+        self, model: ModelPatcher, settings: LearningSettings, steps: int, fast: bool
+    ) -> None:
+        self.counts = [settings.most_evaluations(i, fast) for i in range(steps)]
         self.total = sum(self.counts)
         self.bar = comfy.utils.ProgressBar(self.total)
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
@@ -137,7 +145,7 @@ class LearningProgress:
 
 def learn_value_embedding(
     model: ModelPatcher, trajectory: Trajectory, clip_vision: Any, image: Tensor | None,
-    settings: LearningSettings, seed: int, near_identity: bool,
+    settings: LearningSettings, seed: int, fast: bool,
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; from an image's tokens where both are given."""
     require_compatible(model, trajectory)
@@ -146,10 +154,10 @@ def learn_value_embedding(
         missing = "clip_vision" if clip_vision is None else "image"
         raise ValueError(f"{missing} is not connected; connect both clip_vision and image, or none")
     tokens = None if image is None else image_tokens(clip_vision, image)
-    progress = LearningProgress(model, settings, trajectory.steps)
+    progress = LearningProgress(model, settings, trajectory.steps, fast)
     with torch.inference_mode(False):
         sampler = LearningSampler(
-            trajectory, tokens, settings, seed, near_identity, progress.after_step,
+            trajectory, tokens, settings, seed, fast, progress.after_step,
             progress.after_inner)
         _run(differentiable_clone(model), trajectory, sampler)
     assert sampler.learnt is not None

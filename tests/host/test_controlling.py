@@ -37,7 +37,6 @@ def test_every_line_is_an_edit_and_auto_chooses_by_word_count(clip: Any) -> None
     made = make(clip, "a painting of a brown boat\n  a painting of a big brown cat  \n")
     assert [(t.prompt, t.mode) for t in made.targets] == [
         ("a painting of a brown boat", "replace"), ("a painting of a big brown cat", "refine")]
-    assert made.needs_own_maps
 
 
 def test_no_target_is_an_error_with_a_remedy(clip: Any) -> None:
@@ -139,7 +138,7 @@ def test_windows_override_a_tau_and_give_words_their_own(clip: Any) -> None:
     ({"emphasis": "boat: loud"}, "the emphasis 'loud' of 'boat'"),
     ({"windows": "tiger: 0-0.5"}, "'tiger', written in windows"),
     ({"windows": "tau_c: 0.6-0.1"}, "the window '0.6-0.1' of 'tau_c' must run"),
-    ({"blend_words": "cat\nboat"}, "blend_words has 2 lines, but there are 1 targets"),
+    ({"blend_words": "cat\nboat"}, "blend_words has 2 lines, but the number of targets is 1"),
 ])
 def test_a_wish_that_does_not_fit_is_quoted(
     clip: Any, wish: dict[str, str], message: str

@@ -100,7 +100,9 @@ def test_first_gradients_are_the_recorded_ones(
             assert golden.relative(gradient, wanted) < 1e-4, name
 
 
-def small_run(model: Any, **settings: Any) -> artifacts.ValueEmbedding:
+def small_run(
+    model: Any, fast: bool = False, **settings: Any
+) -> artifacts.ValueEmbedding:
     """Two steps of learning from free scale and shift, on a small latent."""
     generator = torch.Generator().manual_seed(8)
     cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
@@ -111,7 +113,7 @@ def small_run(model: Any, **settings: Any) -> artifacts.ValueEmbedding:
     trajectory = artifacts.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
     chosen = learning.LearningSettings(**{"inner_steps": 3, **settings})
-    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen, 0, True)
+    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen, 0, fast)
 
 
 def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() -> None:
@@ -143,6 +145,20 @@ def test_the_loss_falls_and_the_early_stop_keeps_the_update_of_a_good_enough_los
     assert not torch.equal(eager.scale[0], torch.ones(77, 64)), "the update stays"
     first = [x.total for x in patient.losses if x.step == 0]
     assert len(first) == 3 and first[-1] < first[0]
+
+
+def test_the_fast_preset_gets_further_than_exact_in_fewer_evaluations() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        exact = small_run(model, inner_steps=8, attention_weight=0.0)
+        fast = small_run(model, fast=True, evaluations=4, first_evaluations=4, good_enough=0.0,
+                         attention_weight=0.0)
+    assert len(fast.losses) < len(exact.losses)
+    for step in (0, 1):
+        best = {run: min(x.latent for x in found.losses if x.step == step)
+                for run, found in (("exact", exact), ("fast", fast))}
+        if step == 0:
+            assert best["fast"] < best["exact"]
 
 
 def test_without_attention_weight_only_the_latent_counts() -> None:

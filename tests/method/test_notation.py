@@ -44,10 +44,11 @@ def test_an_emphasis_is_a_number_within_reason(text: str) -> None:
 
 
 def test_a_line_serves_all_targets_or_each_has_its_own() -> None:
-    assert notation.per_target("cat", 2, "blend_words") == ["cat", "cat"]
-    assert notation.per_target("cat\n boat ", 2, "blend_words") == ["cat", "boat"]
-    with pytest.raises(ValueError, match="blend_words has 2 lines, but there are 3 targets"):
-        notation.per_target("cat\nboat", 3, "blend_words")
+    assert notation.lines_of("cat", 2, "blend_words") == [("cat", [0, 1])]
+    assert notation.lines_of("cat\n boat ", 2, "blend_words") == [("cat", [0]), ("boat", [1])]
+    assert notation.lines_of("cat\n ", 2, "blend_words") == [("cat", [0]), ("", [1])]
+    with pytest.raises(ValueError, match="blend_words has 2 lines, but the number of targets is 3"):
+        notation.lines_of("cat\nboat", 3, "blend_words")
 
 
 def test_words_are_told_apart_by_commas_and_spaces() -> None:

@@ -1,0 +1,91 @@
+"""How a step's value embedding is found: the authors' Adam on M_t, or quasi-Newton on s and b."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .learning import InnerLoss, LearningModel, LearningSettings, LearningStep, Note
+from .mapping import CHUNK_TOKENS, Mapping, successor
+from .quasi_newton import Curvature, descend
+from .schedule import Levels
+
+Solution = tuple[tuple[Tensor, Tensor], Tensor, Tensor]
+
+
+class NetworkSolver:
+    """The released code's way: a fresh Adam a step on M_i, which starts as a copy of M_(i-1)."""
+
+    def __init__(
+        self, mapping: Mapping, image_tokens: Tensor | None, settings: LearningSettings
+    ) -> None:
+        self.mapping, self.image_tokens, self.settings = mapping, image_tokens, settings
+
+    def solve(
+        self, model: LearningModel, levels: Levels, step: LearningStep, note: Note
+    ) -> Solution:
+        """Adam until a loss is good enough; that loss's update is the last."""
+        settings, i = self.settings, step.index
+        self.mapping = successor(self.mapping)
+        optimizer = torch.optim.Adam(self.mapping.parameters(), lr=settings.learning_rate_at(i))
+        for inner in range(settings.inner_steps_at(i)):
+            reached, _, found = step.evaluate(
+                model, levels, self.mapping(self.image_tokens), settings.guidance,
+                bool(step.wanted_maps))
+            parts = step.losses(reached, found, settings.attention_weight)
+            loss = InnerLoss(i, inner, *(float(part.detach()) for part in parts))
+            note(loss)
+            optimizer.zero_grad()
+            sum(parts).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            if loss.total < settings.stop_loss_at(i):
+                break
+        with torch.no_grad():
+            values = self.mapping(self.image_tokens)
+            reached, noise, _ = step.evaluate(model, levels, values, settings.guidance, False)
+        return values, reached, noise
+
+
+class QuasiNewtonSolver:
+    """L-BFGS on scale and shift themselves, warm-started level by level with its curvature.
+
+    The loss is taken in units of the conditional noise, in which levels are alike: with
+    z' = A z + B (eps_uncond + w (eps_cond - eps_uncond)) it is divided by (B w)^2.
+    """
+
+    def __init__(self, width: int, settings: LearningSettings, device: torch.device) -> None:
+        self.settings = settings
+        ones, zeros = (torch.full((CHUNK_TOKENS, width), v, device=device) for v in (1.0, 0.0))
+        self.values = torch.stack([ones, zeros])
+        self.curvature = Curvature()
+
+    def solve(
+        self, model: LearningModel, levels: Levels, step: LearningStep, note: Note
+    ) -> Solution:
+        """A few evaluations; the best is kept, with the latent it reached."""
+        settings, i = self.settings, step.index
+        unit = noise_coefficient(levels, step.level) * settings.guidance
+        seen: list[tuple[float, Tensor, Tensor]] = []
+
+        def evaluate(point: Tensor) -> tuple[float, Tensor]:
+            leaf = point.detach().view_as(self.values).requires_grad_(True)
+            reached, noise, found = step.evaluate(
+                model, levels, (leaf[0], leaf[1]), settings.guidance, bool(step.wanted_maps))
+            parts = step.losses(reached, found, settings.attention_weight)
+            note(InnerLoss(i, len(seen), *(float(part.detach()) for part in parts)))
+            loss = (parts[0] + parts[1]) / unit**2
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            seen.append((float(loss.detach()), reached.detach(), noise.detach()))
+            return seen[-1][0], gradient.flatten()
+
+        point, _ = descend(evaluate, self.values.flatten(), self.curvature,
+                           settings.most_evaluations(i, True), settings.good_enough)
+        self.values = point.view_as(self.values)
+        _, reached, noise = min(seen, key=lambda found: found[0])
+        return (self.values[0], self.values[1]), reached, noise
+
+
+def noise_coefficient(levels: Levels, level: int) -> float:
+    """B of the DDIM move from a level to the one below: z' = A z + B eps."""
+    here, below = levels.alpha(level), levels.alpha(level - 1)
+    return (1 - below) ** 0.5 - (below * (1 - here) / here) ** 0.5
