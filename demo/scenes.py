@@ -300,9 +300,10 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 class _Canvas:
     """Draws shapes in picture fractions, filled in one style and outlined in the other."""
 
-    def __init__(self, style: str) -> None:
+    def __init__(self, style: str, size: int) -> None:
         self.sketch = style == "sketch"
-        self.scale = SIZE * OVERSAMPLING
+        self.scale = size * OVERSAMPLING
+        self.stroke = round(OUTLINE_PIXELS * self.scale / SIZE)
         self.image = Image.new("RGB", (self.scale, self.scale), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
@@ -312,7 +313,7 @@ class _Canvas:
     def shape(self, kind: str, points: Sequence[Point], colour: Colour, wash: float = 0.3,
               width: float = 0.045, outlined: bool = True) -> None:
         xy = [(x * self.scale, y * self.scale) for x, y in points]
-        stroke = OUTLINE_PIXELS * OVERSAMPLING
+        stroke = self.stroke
         fill = self.fill(colour, wash)
         if kind == "line":
             body = round(width * self.scale)
@@ -402,9 +403,9 @@ def _draw_thing(canvas: _Canvas, thing: Thing) -> None:
         canvas.shape(kind, placed, tones[tone], width=0.09 * thing.size / SIZE)
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene, 128x128 RGB, antialiased."""
-    canvas = _Canvas(scene.style)
+def draw(scene: Scene, size: int = SIZE) -> Image.Image:
+    """The picture of a scene, RGB, antialiased, 128x128 unless asked otherwise."""
+    canvas = _Canvas(scene.style, size)
     _draw_place(canvas, scene.place, scene.layout)
     for thing in scene.things:
         _draw_thing(canvas, thing)
