@@ -17,8 +17,7 @@ def _tau(name: str, default: float, tooltip: str) -> io.Float.Input:
 
 
 def _words(name: str, tooltip: str, advanced: bool = False) -> io.String.Input:
-    return io.String.Input(name, default="", multiline=True, optional=True, advanced=advanced,
-                           tooltip=tooltip)
+    return io.String.Input(name, default="", optional=True, advanced=advanced, tooltip=tooltip)
 
 
 class P2PlusController(io.ComfyNode):
@@ -51,10 +50,12 @@ class P2PlusController(io.ComfyNode):
                      "(self-attention). Lower it when a new object needs another outline."),
                 _tau("tau_u", 0.0, "P2Plus: share of the steps in which the layout is held for "
                      "the unconditional branch too. 0.5 for large structural changes."),
-                _words("blend_words", "The edit shows only where these words look: cat, boat. One "
-                       "line for all targets, or one a target. Empty: everywhere."),
-                _words("emphasis", "How loud a word is: tiger: 1.5, snow: 0.5. One line for all "
-                       "targets, or one a target. 1 leaves a word as it is."),
+                _words("blend_words", "The edit shows only where these words look: cat, boat. With "
+                       "several targets: one list for all, or one for each between semicolons. "
+                       "Empty: everywhere."),
+                _words("emphasis", "How loud a word is: tiger: 1.5, snow: 0.5. 1 leaves a word as it "
+                       "is. With several targets: one list for all, or one for each between "
+                       "semicolons."),
                 _words("subtract_words", "With blend_words: the edit never shows where these words "
                        "look.", advanced=True),
                 _words("windows", "Exceptions to the shares above: tau_c: 0.1-0.6 gives one a "

@@ -7,19 +7,19 @@ import re
 from .control import Window
 
 
-def lines_of(text: str, count: int, what: str) -> list[tuple[str, list[int]]]:
-    """(line, places of the targets it speaks of): one line for all, or one for each target.
+def parts_of(text: str, count: int, what: str) -> list[tuple[str, list[int]]]:
+    """(part, places of the targets it speaks of): one part for all, or one for each target.
 
-    Raises ValueError on any other number of lines.
+    Parts stand between semicolons or on lines of their own. Raises ValueError on any other number.
     """
-    lines = text.splitlines()
-    if len(lines) == count > 1:
-        return [(line.strip(), [place]) for place, line in enumerate(lines)]
-    if len(text.strip().splitlines()) <= 1:
-        return [(text.strip(), list(range(count)))]
+    parts = [part.strip() for part in re.split(r"[;\n]", text)]
+    if len(parts) == count > 1:
+        return [(part, [place]) for place, part in enumerate(parts)]
+    if len([part for part in parts if part]) <= 1:
+        return [("".join(parts), list(range(count)))]
     raise ValueError(
-        f"{what} has {len(lines)} lines, but the number of targets is {count}; write one line for "
-        "all, or one line a target (an empty one asks for nothing)"
+        f"{what} has {len(parts)} parts between semicolons, but the number of targets is {count}; "
+        "write one part for all, or one a target (an empty one asks for nothing)"
     )
 
 

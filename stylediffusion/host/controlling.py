@@ -21,7 +21,7 @@ MODES = ("auto", "replace", "refine")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person may say beside the targets, as written: one line for all, or one a target."""
+    """What a person may say beside the targets, as written: one part for all, or one a target."""
 
     emphasis: str = ""
     windows: str = ""
@@ -92,8 +92,8 @@ def _windows(
 def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[torch.Tensor | None]:
     """A factor for each token of each target, None where nothing was asked."""
     factors: list[torch.Tensor | None] = [None for _ in prompts]
-    for line, group in notation.lines_of(written, len(prompts), "emphasis"):
-        for name, value in notation.pairs(line, "emphasis"):
+    for part, group in notation.parts_of(written, len(prompts), "emphasis"):
+        for name, value in notation.pairs(part, "emphasis"):
             number = notation.factor(value, name)
             chosen = [prompts[i] for i in group]
             for i, positions in zip(group, _somewhere(name, chosen, "emphasis"), strict=True):
@@ -110,8 +110,8 @@ def _word_masks(
 ) -> list[WordMasks | None]:
     """Masks over source and target tokens of the words that were named, None where none was."""
     masks: list[WordMasks | None] = [None for _ in prompts]
-    for line, group in notation.lines_of(written, len(prompts), what):
-        words = notation.word_list(line)
+    for part, group in notation.parts_of(written, len(prompts), what):
+        words = notation.word_list(part)
         chosen = [source, *(prompts[i] for i in group)]
         found = [_somewhere(word, chosen, what) for word in words]
         for place, i in enumerate(group, start=1):

@@ -102,7 +102,7 @@ def test_blend_words_are_looked_for_in_source_and_target(clip: Any) -> None:
 
 
 def test_a_line_a_target_gives_each_its_own_blend_and_an_empty_one_none(clip: Any) -> None:
-    made = wished(clip, f"{BOAT}\n{BIG}", blend_words="boat\n ", subtract_words="painting")
+    made = wished(clip, f"{BOAT}\n{BIG}", blend_words="boat;", subtract_words="painting")
     assert made.blends
     assert made.targets[0].blend is not None and made.targets[1].blend is None
     assert tokens(made.targets[0].subtract.target) == [2]
@@ -138,7 +138,7 @@ def test_windows_override_a_tau_and_give_words_their_own(clip: Any) -> None:
     ({"emphasis": "boat: loud"}, "the emphasis 'loud' of 'boat'"),
     ({"windows": "tiger: 0-0.5"}, "'tiger', written in windows"),
     ({"windows": "tau_c: 0.6-0.1"}, "the window '0.6-0.1' of 'tau_c' must run"),
-    ({"blend_words": "cat\nboat"}, "blend_words has 2 lines, but the number of targets is 1"),
+    ({"blend_words": "cat; boat"}, "blend_words has 2 parts .* the number of targets is 1"),
 ])
 def test_a_wish_that_does_not_fit_is_quoted(
     clip: Any, wish: dict[str, str], message: str

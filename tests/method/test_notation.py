@@ -43,12 +43,20 @@ def test_an_emphasis_is_a_number_within_reason(text: str) -> None:
         notation.factor(text, "tiger")
 
 
-def test_a_line_serves_all_targets_or_each_has_its_own() -> None:
-    assert notation.lines_of("cat", 2, "blend_words") == [("cat", [0, 1])]
-    assert notation.lines_of("cat\n boat ", 2, "blend_words") == [("cat", [0]), ("boat", [1])]
-    assert notation.lines_of("cat\n ", 2, "blend_words") == [("cat", [0]), ("", [1])]
-    with pytest.raises(ValueError, match="blend_words has 2 lines, but the number of targets is 3"):
-        notation.lines_of("cat\nboat", 3, "blend_words")
+@pytest.mark.parametrize(("text", "parts"), [
+    ("cat", [("cat", [0, 1])]), ("", [("", [0, 1])]), ("cat\n", [("cat", [0]), ("", [1])]),
+    ("cat; boat", [("cat", [0]), ("boat", [1])]), ("cat\n boat ", [("cat", [0]), ("boat", [1])]),
+    ("; boat", [("", [0]), ("boat", [1])]),
+])
+def test_a_part_serves_all_targets_or_each_has_its_own(
+    text: str, parts: list[tuple[str, list[int]]]
+) -> None:
+    assert notation.parts_of(text, 2, "blend_words") == parts
+
+
+def test_parts_that_fit_no_number_of_targets_are_counted() -> None:
+    with pytest.raises(ValueError, match="has 2 parts .* number of targets is 3"):
+        notation.parts_of("cat; boat", 3, "blend_words")
 
 
 def test_words_are_told_apart_by_commas_and_spaces() -> None:
