@@ -31,6 +31,7 @@ SEED = 400
 QUESTIONS = ("object", "colour", "place")
 
 
+@torch.inference_mode()
 def vae_psnr(count: int = 100) -> dict[str, float]:
     """Mean PSNR in dB of the VAE round trip on scenes of unseen triples, by style."""
     vae, found = loading.load_vae(), {}
