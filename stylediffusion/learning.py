@@ -30,7 +30,7 @@ class LearningSettings:
     attention_weight: float = 1.0
     stop_loss: float = 1e-5
     stop_loss_growth: float = 2e-5
-    evaluations: int = 4
+    evaluations: int = 6
     first_evaluations: int = 12
     good_enough: float = 1e-5
 
