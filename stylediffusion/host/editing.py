@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import trange
 
 from ..artifacts import AttentionLayer, ValueEmbedding
 from ..blend import blend_mask, blended
@@ -191,8 +192,6 @@ def sample_and_blend(
     disable: bool | None = None,
 ) -> Tensor:
     """The host's own Euler, a step at a time, with local blend after each."""
-    from tqdm.auto import trange
-
     run: P2PlusRun = extra_args["model_options"]["transformer_options"][RUN]
     for i in trange(len(sigmas) - 1, disable=disable):
 
