@@ -9,7 +9,7 @@ HELP = """\
 usage: python3 dev.py COMMAND [arguments]
 
   demo [--out DIR]      edit a picture in the real ComfyUI and write the sheet to DIR (demo_output);
-                        with --trials the twelve test scenes instead (about half an hour)
+                        with --trials the twelve test scenes instead (five minutes)
   test [pytest args]    run the tests, for example: python3 dev.py test tests/development -k graph
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded

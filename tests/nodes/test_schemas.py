@@ -1,0 +1,60 @@
+"""What every node shows: ids that are promises, tooltips, a help page, short code."""
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stylediffusion_pack import comfy_entrypoint
+from stylediffusion_pack.stylediffusion.host import controlling
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISED = {
+    "StyleDiffusionDDIMInvert", "StyleDiffusionLearnValueEmbedding",
+    "StyleDiffusionP2PlusController", "StyleDiffusionSample", "StyleDiffusionSaveInversion",
+    "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
+}
+
+
+async def _nodes() -> list[Any]:
+    return await (await comfy_entrypoint()).get_node_list()
+
+
+NODES = asyncio.run(_nodes())
+every_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+
+
+def test_the_node_ids_are_those_that_saved_graphs_hold() -> None:
+    assert {node.define_schema().node_id for node in NODES} == PROMISED
+
+
+@every_node
+def test_every_input_and_output_has_a_tooltip(node: Any) -> None:
+    schema = node.define_schema()
+    for part in (*schema.inputs, *schema.outputs):
+        assert part.tooltip, f"{schema.node_id}: {part.id}"
+    assert schema.description and schema.search_aliases
+
+
+@every_node
+def test_every_node_has_a_help_page_that_names_its_inputs(node: Any) -> None:
+    schema = node.define_schema()
+    page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    if schema.node_id.endswith(("DemoScene", "LoadDemoModel", "LoadInversion", "SaveInversion")):
+        return
+    for part in schema.inputs:
+        assert part.id in page, f"{schema.node_id}: {part.id}"
+
+
+@every_node
+def test_an_execute_is_ten_lines_or_fewer(node: Any) -> None:
+    source = inspect.getsource(node.execute).splitlines()
+    body = source[next(i for i, line in enumerate(source) if "NodeOutput:" in line) + 1 :]
+    assert 1 <= len(body) <= 10
+
+
+def test_the_controllers_wishes_are_inputs_of_its_node() -> None:
+    (node,) = (n for n in NODES if n.define_schema().node_id.endswith("P2PlusController"))
+    inputs = {part.id for part in node.define_schema().inputs}
+    assert set(controlling.Wishes.__dataclass_fields__) <= inputs
