@@ -1,6 +1,6 @@
 """Train the demo model: VAE, then text encoder and UNet, then the vision tower.
 
-    python -m demo.train --stage vae|latents|diffusion|vision|judge|export [--steps N] [--minutes M]
+    python -m demo.train --stage vae|decoder|latents|diffusion|vision|judge|export [--steps N]
 
 Every stage resumes from its last checkpoint, draws its batches from (seed, step) alone and stops
 by itself at --steps or after --minutes. COMFYUI_PATH names the ComfyUI whose classes are trained.
@@ -9,7 +9,6 @@ by itself at --steps or after --minutes. COMFYUI_PATH names the ComfyUI whose cl
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import random
 from pathlib import Path
@@ -26,12 +25,11 @@ from . import (
     scenes,
 )
 from . import model as parts
+from .exporting import export, trained_text, trained_vae, vocabulary_ids, vocabulary_rows
 from .training import (
     Budget,
     averaged,
     begin,
-    checkpoint_steps,
-    flatten,
     pixels,
     save_checkpoint,
     take,
@@ -44,37 +42,63 @@ LATENT_SCENES = 14_000
 CAPTIONS_A_SCENE = 6
 SIGNAL_TO_NOISE_LIMIT = 5.0
 JUDGE_SCENES = 5_000
+CROP, CROPS = 64, 8
 
 
 def autocast() -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
+def random_crops(step: int) -> Tensor:
+    """64-pixel crops [8, 3, 64, 64] of fresh scenes, on the grid of latent cells."""
+    whole = pixels(take(scenes.random_scenes(DATA_SEED + 1 + step), CROPS))
+    rng = random.Random(step)
+    corners = [(rng.randrange(0, 65, 8), rng.randrange(0, 65, 8)) for _ in range(CROPS)]
+    images = torch.stack([w[:, y : y + CROP, x : x + CROP]
+                          for w, (x, y) in zip(whole, corners, strict=True)])
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def picture_loss(back: Tensor, images: Tensor) -> Tensor:
+    """L1 + 4 MSE."""
+    error = back.float() - images
+    return error.abs().mean() + 4 * error.square().mean()
+
+
 def train_vae(budget: Budget) -> bool:
-    """Stage 1: 64-pixel crops; L1 + MSE, latents held near zero mean and unit variance."""
+    """Stage 1: the VAE, its latents held near zero mean and unit variance."""
     vae = parts.new_vae()
     begin(budget, vae, "first_stage_model")
     vae = vae.to(memory_format=torch.channels_last)
-    crop, batch = 64, 8
 
     def loss_of(step: int) -> Tensor:
-        source = scenes.random_scenes(DATA_SEED + 1 + step)
-        whole = pixels(take(source, batch))
-        rng = random.Random(step)
-        corners = [(rng.randrange(0, 65, 8), rng.randrange(0, 65, 8)) for _ in range(batch)]
-        images = torch.stack([w[:, y:y + crop, x:x + crop]
-                              for w, (x, y) in zip(whole, corners, strict=True)])
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = random_crops(step)
         with autocast():
             latents = vae.taesd_encoder(images)
-            noisy = latents + 0.04 * torch.randn_like(latents)
-            back = vae.taesd_decoder(noisy)
-        error = back.float() - images
+            back = vae.taesd_decoder(latents + 0.04 * torch.randn_like(latents))
         moments = latents.float().transpose(0, 1).flatten(1)
         spread = moments.mean(1).square().mean() + (moments.std(1) - 1).square().mean()
-        return error.abs().mean() + 4 * error.square().mean() + 0.02 * spread
+        return picture_loss(back, images) + 0.02 * spread
 
     return train("vae", budget, {"vae": vae}, 1.5e-3, loss_of,
+                 report=lambda: str(vae_quality(vae)))
+
+
+def train_decoder(budget: Budget) -> bool:
+    """The decoder alone, when a UNet has already been trained on the encoder's latents."""
+    vae = parts.new_vae()
+    begin(budget, vae, "first_stage_model")
+    vae = vae.to(memory_format=torch.channels_last)
+
+    def loss_of(step: int) -> Tensor:
+        images = random_crops(step)
+        with autocast():
+            with torch.no_grad():
+                latents = vae.taesd_encoder(images)
+            back = vae.taesd_decoder(latents + 0.02 * torch.randn_like(latents))
+        return picture_loss(back, images)
+
+    return train("decoder", budget, {"decoder": vae.taesd_decoder}, 1e-3, loss_of,
                  report=lambda: str(vae_quality(vae)))
 
 
@@ -94,7 +118,7 @@ def vae_quality(vae: Any, count: int = 24) -> dict[str, float]:
 @torch.no_grad()
 def encode_latents(budget: Budget) -> bool:
     """Stage 2: every training scene's latents and the token ids of six captions, once."""
-    vae = averaged("vae", budget, "vae", parts.new_vae()).to(memory_format=torch.channels_last)
+    vae = trained_vae(budget).to(memory_format=torch.channels_last)
     log.info("VAE round trip in dB: %s", vae_quality(vae))
     source, rng = scenes.random_scenes(DATA_SEED), random.Random(DATA_SEED)
     tokens = parts.tokenizer()
@@ -113,19 +137,6 @@ def encode_latents(budget: Budget) -> bool:
         "empty": parts.token_ids(tokens, [""])[0],
     }, {})
     return True
-
-
-def vocabulary_ids() -> Tensor:
-    """The token ids captions are made of, sorted; the text encoder learns these only."""
-    return parts.token_ids(parts.tokenizer(), [" ".join(scenes.vocabulary()), ""]).unique()
-
-
-def vocabulary_rows(budget: Budget) -> dict[str, Tensor]:
-    """The token table of the exported model a run starts from, if it does."""
-    if budget.weights is None:
-        return {}
-    return {"text_model.embeddings.token_embedding.weight":
-            load_file(budget.weights)["vocabulary.rows"]}
 
 
 def plain_attention(
@@ -184,7 +195,7 @@ def train_diffusion(budget: Budget) -> bool:
 def train_vision(budget: Budget) -> bool:
     """Stage 4: the vision tower learns, by contrast, to agree with the frozen text encoder."""
     vocabulary = vocabulary_ids()
-    text = averaged("diffusion", budget, "text", parts.new_text_encoder(vocabulary))
+    text = trained_text(budget, vocabulary)
     tower = parts.new_vision_tower()
     tokens = parts.tokenizer()
     project = torch.nn.Linear(128, 128, bias=False)
@@ -236,56 +247,9 @@ def train_judge(budget: Budget) -> bool:
     return done
 
 
-@torch.no_grad()
-def preview_colours(vae: Any) -> tuple[Tensor, Tensor]:
-    """Least-squares factors [4, 3] and bias [3] from a latent cell to its mean colour in -1..1."""
-    images = pixels(take(scenes.random_scenes(5), 200))
-    latents = vae.taesd_encoder(images).permute(0, 2, 3, 1).reshape(-1, 4)
-    colours = F.avg_pool2d(images, 8).permute(0, 2, 3, 1).reshape(-1, 3) * 2 - 1
-    design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
-    solution = torch.linalg.lstsq(design.double(), colours.double()).solution.float()
-    return solution[:4], solution[4]
-
-
-def export(budget: Budget) -> bool:
-    """Stage 6: all parts in half precision and one file, with the vocabulary rows in use."""
-    vae = averaged("vae", budget, "vae", parts.new_vae())
-    ids = vocabulary_ids()
-    text = averaged("diffusion", budget, "text", parts.new_text_encoder(ids)).state_dict()
-    rows = text.pop("text_model.embeddings.token_embedding.weight")
-    text.pop("text_projection.weight", None)
-    factors, bias = preview_colours(vae)
-    tensors = {
-        **flatten("model.diffusion_model",
-                  averaged("diffusion", budget, "unet", parts.new_unet()).state_dict()),
-        **flatten("text", text),
-        **flatten("first_stage_model", vae.state_dict()),
-        **flatten("vision", averaged("vision", budget, "vision", parts.new_vision_tower())
-                  .state_dict()),
-        "vocabulary.rows": rows,
-    }
-    tensors = {k: v.half() for k, v in tensors.items()}
-    tensors["vocabulary.ids"] = ids.to(torch.int32)
-    tensors["latent_rgb.factors"], tensors["latent_rgb.bias"] = factors, bias
-    done = {n: checkpoint_steps(budget.file(n))[0] for n in ("vae", "diffusion", "vision")}
-    metadata = {
-        "title": "StyleDiffusion demo model",
-        "licence": "MIT",
-        "seed": str(budget.seed),
-        "data_version": str(scenes.VERSION),
-        "steps": json.dumps(done),
-        "command": "; ".join(f"python -m demo.train --stage {n} --steps {s}"
-                             for n, s in done.items()),
-    }
-    path = Path(__file__).with_name("weights.safetensors")
-    save_checkpoint(path, tensors, metadata)
-    log.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
-    return True
-
-
-STAGES = {"vae": (train_vae, 5000), "latents": (encode_latents, 0),
-          "diffusion": (train_diffusion, 10000), "vision": (train_vision, 1500),
-          "judge": (train_judge, 1500), "export": (export, 0)}
+STAGES = {"vae": (train_vae, 6000), "decoder": (train_decoder, 4000),
+          "latents": (encode_latents, 0), "diffusion": (train_diffusion, 4500),
+          "vision": (train_vision, 400), "judge": (train_judge, 700), "export": (export, 0)}
 
 
 def main() -> None:

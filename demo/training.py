@@ -190,6 +190,20 @@ def pixels(drawn: list[scenes.Scene]) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
 
 
+def trained(
+    budget: Budget, stage: str, part: str, module: Any, prefix: str, **more: Tensor
+) -> Any:
+    """A module with a stage's EMA weights; of a stage not run here, with those of the export."""
+    if budget.file(stage).exists():
+        return averaged(stage, budget, part, module)
+    if budget.weights is None:
+        raise FileNotFoundError(
+            f"there is no checkpoint of stage '{stage}' in {budget.folder}; run it, or name an "
+            "exported model with --weights")
+    begin(budget, module, prefix, **more)
+    return module.eval().requires_grad_(False)
+
+
 def take(source: Iterator[scenes.Scene], count: int) -> list[scenes.Scene]:
     """The next scenes of an endless source."""
     return [next(source) for _ in range(count)]
