@@ -62,7 +62,7 @@ def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
     invert["prompt"] = scenes.caption(trial.scene)
     control = changed[node_of(changed, "StyleDiffusionP2PlusController")]["inputs"]
     control["targets"] = "\n".join(scenes.caption(edit) for edit in trial.edits)
-    control["blend_words"] = f"{trial.object}; {trial.object}, {trial.new_object}"
+    control["blend_words"] = f"{trial.object}, {trial.new_object}"
     return changed
 
 

@@ -48,7 +48,8 @@ def test_it_runs_and_the_reconstruction_is_left_alone(
 def test_an_edit_of_no_word_is_the_reconstruction(server: Server, graph: Prompt) -> None:
     """The source prompt as its own target: with all maps held, row 1 is row 0."""
     source = graph[editing.node_of(graph, INVERT)]["inputs"]["prompt"]
-    held = changed(graph, CONTROL, targets=source, tau_v=1.0, tau_c=1.0, tau_s=1.0, tau_u=1.0)
+    held = changed(graph, CONTROL, targets=source, blend_words="", tau_v=1.0, tau_c=1.0,
+                   tau_s=1.0, tau_u=1.0)
     entry = server.wait(server.queue(held))
     painted = editing.decoded(server.images(entry)[editing.node_of(held, "SaveImage")])
     assert (painted[1] - painted[0]).abs().max() <= 1 / 255

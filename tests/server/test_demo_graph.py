@@ -80,7 +80,8 @@ def test_another_target_repeats_neither_inversion_nor_learning(
 ) -> None:
     first = short(shipped)
     server.wait(server.queue(first))
-    second = changed(first, CONTROL, targets="a painting of a pink cat in the city")
+    second = changed(first, CONTROL, targets="a painting of a pink cat in the city",
+                     blend_words="cat")
     entry = server.wait(server.queue(second))
     kept = cached_nodes(entry)
     assert {editing.node_of(first, kind) for kind in (INVERT, LEARN)} <= kept
@@ -92,7 +93,7 @@ def test_an_error_downstream_loses_nothing_that_was_learnt(
     server: Server, shipped: Prompt
 ) -> None:
     server.wait(server.queue(short(shipped)))
-    wrong = changed(short(shipped), CONTROL, mode="replace",
+    wrong = changed(short(shipped), CONTROL, mode="replace", blend_words="cat",
                     targets="a painting of a big orange cat in the city")
     with pytest.raises(ExecutionError, match="has 9 words and .* has 10; use Refine"):
         server.wait(server.queue(wrong))

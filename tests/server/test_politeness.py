@@ -51,7 +51,8 @@ def test_the_hosts_ksampler_is_the_same_bit_for_bit_before_between_and_after(
     server.wait(server.queue(graph))
     between = sample(server, model, "between")
     control = graph[editing.node_of(graph, CONTROL)]["inputs"]
-    control.update(targets="a painting of a very pink cat in the city", tau_u=0.5)
+    control.update(
+        targets="a painting of a very pink cat in the city", blend_words="cat", tau_u=0.5)
     ran = server.wait(server.queue(graph))
     after = sample(server, model, "after")
     assert model in cached_nodes(ran), "the same MODEL object must have gone through"
