@@ -84,7 +84,7 @@ class LearnValueEmbedding(io.ComfyNode):
                 io.Combo.Input("preset", options=["fast", "exact"], default="fast",
                                tooltip="fast: a few quasi-Newton updates of scale and shift "
                                "themselves. exact: the authors' networks, schedule and early "
-                               "stop, many times slower."),
+                               "stop, and slower."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. Higher edits more "
                                "strongly and is harder to learn."),

@@ -36,7 +36,7 @@ class NetworkSolver:
             loss = InnerLoss(i, inner, *(float(part.detach()) for part in parts))
             note(loss)
             optimizer.zero_grad()
-            sum(parts).backward()  # type: ignore[union-attr]
+            (parts[0] + parts[1]).backward()
             optimizer.step()
             if loss.total < settings.stop_loss_at(i):
                 break

@@ -53,9 +53,7 @@ class P2PlusRun:
         if control is None:
             return
         first, second = control.weights(steps)
-        self.crosses = (first != 0).flatten(1).any(1).tolist()
-        self.crosses = [a or bool((own != 1).any())
-                        for a, own in zip(self.crosses, second, strict=True)]
+        self.crosses = ((first != 0) | (second != 1)).flatten(1).any(1).tolist()
         self.keeps_own = (second != 0).flatten(1).any(1).tolist()
         self.first, self.second = first.to(device), second.to(device)
         self.mappers = control.mappers().to(device)

@@ -147,13 +147,13 @@ def learn_value_embedding(
     model: ModelPatcher, trajectory: Trajectory, clip_vision: Any, image: Tensor | None,
     settings: LearningSettings, seed: int, fast: bool,
 ) -> ValueEmbedding:
-    """Learn the value embedding of a trajectory; from an image's tokens where both are given."""
+    """Learn the value embedding of a trajectory; exact from an image's tokens where given."""
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if (clip_vision is None) != (image is None):
         missing = "clip_vision" if clip_vision is None else "image"
         raise ValueError(f"{missing} is not connected; connect both clip_vision and image, or none")
-    tokens = None if image is None else image_tokens(clip_vision, image)
+    tokens = None if fast or image is None else image_tokens(clip_vision, image)
     progress = LearningProgress(model, settings, trajectory.steps, fast)
     with torch.inference_mode(False):
         sampler = LearningSampler(
