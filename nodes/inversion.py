@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..stylediffusion.host.inverting import invert_latent
-from ..stylediffusion.host.learning import learn_value_embedding
+from ..stylediffusion.host.learning import LearningWishes, learn_value_embedding, loss_map
 from ..stylediffusion.learning import LearningSettings
+from ..stylediffusion.mapping import FORMS
 from ..stylediffusion.schedule import deeper_steps
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
 
@@ -101,10 +102,15 @@ class LearnValueEmbedding(io.ComfyNode):
                                advanced=True, tooltip="How strongly the attention maps of the "
                                "inversion are held. 0 learns a little faster and holds only the "
                                "picture."),
+                io.Combo.Input("form", options=list(FORMS), default=FORMS[0], advanced=True,
+                               tooltip="What is learnt: a scale and a shift of the prompt "
+                               "embedding, as the authors' code does, or, as the paper writes it, "
+                               "the value input itself, which edits then share."),
             ],
             outputs=[
                 ValueEmbeddingSocket.Output("value_embedding", tooltip="What the value path hears "
                                             "at every step, for Sample."),
+                io.LossMap.Output("loss", tooltip="Every loss on the way, for Plot Loss Graph."),
             ],
         )
 
@@ -112,13 +118,14 @@ class LearnValueEmbedding(io.ComfyNode):
     def execute(
         cls, model: Any, trajectory: Any, preset: str, guidance: float, seed: int,
         inner_steps: int = 100, learning_rate: float = 0.01, attention_weight: float = 1.0,
-        clip_vision: Any = None, image: Any = None,
+        form: str = FORMS[0], clip_vision: Any = None, image: Any = None,
     ) -> io.NodeOutput:
         settings = LearningSettings(
             guidance=guidance, inner_steps=inner_steps, learning_rate=learning_rate,
             attention_weight=attention_weight)
-        return io.NodeOutput(learn_value_embedding(
-            model, trajectory, clip_vision, image, settings, seed, preset == "fast"))
+        wishes = LearningWishes(settings, preset == "fast", form, seed)
+        embedding = learn_value_embedding(model, trajectory, clip_vision, image, wishes)
+        return io.NodeOutput(embedding, loss_map(embedding))
 
 
 NODES: list[type[io.ComfyNode]] = [DDIMInvert, LearnValueEmbedding]

@@ -86,13 +86,37 @@ class InnerLoss:
 Note = Callable[[InnerLoss], None]
 
 
+class Watch:
+    """Sees a learning run from outside; by itself it does nothing."""
+
+    def after_inner(self, loss: InnerLoss) -> None:
+        """Every loss, before the update it leads to."""
+
+    def after_step(self, step: int, latent: Tensor, noise: Tensor) -> None:
+        """The latent a finished step sampled from and the guided noise found there."""
+
+    def keep(self, learnt: Learnt) -> None:
+        """The run up to a finished step, for a later run to go on from."""
+
+
 @dataclass
 class Learnt:
-    """Scale and shift tables fp32 [N, 77, d], a row a sampling step, and the losses."""
+    """Learning up to its last finished step k; finished where k = N.
+
+    Scale and shift tables fp32 [k, 77, d] on the CPU, the latent reached [1, C, h, w] (VP), all
+    losses, and what the solver goes on from.
+    """
 
     scale: Tensor
     shift: Tensor
+    latent: Tensor
     losses: list[InnerLoss] = field(default_factory=list)
+    solver: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """k, the number of finished steps."""
+        return len(self.scale)
 
 
 def supervising_entry(step: int, steps: int) -> int:
@@ -149,6 +173,14 @@ class Solver(Protocol):
         """
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """What the next step starts from."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        ...
+
 
 def learn(
     model: LearningModel,
@@ -156,34 +188,36 @@ def learn(
     levels: Levels,
     solver: Solver,
     settings: LearningSettings,
-    after_inner: Note | None = None,
-    after_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    watch: Watch | None = None,
+    begun: Learnt | None = None,
 ) -> Learnt:
     """Learn one embedding a step so that guided DDIM sampling from z_N retraces the trajectory.
 
-    `latents` VP [N + 1, C, h, w]. `after_inner` sees every loss, `after_step(i, z, eps)` the latent
-    sampled from at step i and the guided noise found there. Raises FloatingPointError naming the
-    step when a loss is not finite.
+    `latents` VP [N + 1, C, h, w]; `begun` is an earlier run to go on from. Raises
+    FloatingPointError naming the step when a loss is not finite.
     """
-    steps = levels.steps
-    latent = latents[steps : steps + 1]
-    tables: list[tuple[Tensor, Tensor]] = []
-    losses: list[InnerLoss] = []
+    watch = watch or Watch()
+    learnt = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
+    if begun is not None:
+        solver.restore({k: v.to(latents.device) for k, v in begun.solver.items()})
+    losses = list(learnt.losses)
 
     def note(loss: InnerLoss) -> None:
-        require_finite(loss, steps)
+        require_finite(loss, levels.steps)
         losses.append(loss)
-        if after_inner is not None:
-            after_inner(loss)
+        watch.after_inner(loss)
 
-    for i in range(steps):
-        step = _begin(model, latents, latent, i, steps, settings)
+    for i in range(learnt.steps, levels.steps):
+        latent = learnt.latent.to(latents)
+        step = _begin(model, latents, latent, i, levels.steps, settings)
         values, reached, noise = solver.solve(model, levels, step, note)
-        if after_step is not None:
-            after_step(i, latent, noise)
-        tables.append((values[0].cpu().clone(), values[1].cpu().clone()))
-        latent = reached
-    return Learnt(torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), losses)
+        scale, shift = (
+            torch.cat([rows, new.detach().cpu()[None]])
+            for rows, new in zip((learnt.scale, learnt.shift), values, strict=True))
+        learnt = Learnt(scale, shift, reached.detach(), list(losses), solver.state())
+        watch.after_step(i, latent, noise)
+        watch.keep(learnt)
+    return learnt
 
 
 def _begin(

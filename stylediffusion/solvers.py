@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .learning import InnerLoss, LearningModel, LearningSettings, LearningStep, Note
-from .mapping import CHUNK_TOKENS, Mapping, successor
+from .mapping import Mapping, scale_and_shift, successor
 from .quasi_newton import Curvature, descend
 from .schedule import Levels
 
@@ -45,18 +45,24 @@ class NetworkSolver:
             reached, noise, _ = step.evaluate(model, levels, values, settings.guidance, False)
         return values, reached, noise
 
+    def state(self) -> dict[str, Tensor]:
+        """The network of the last step; every step's optimiser is its own."""
+        return dict(self.mapping.state_dict())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.mapping.load_state_dict(state)
+
 
 class QuasiNewtonSolver:
-    """L-BFGS on scale and shift themselves, warm-started level by level with its curvature.
+    """L-BFGS on M_t's rows [154 or 77, d] themselves, warm-started with its curvature.
 
     The loss is taken in units of the conditional noise, in which levels are alike: with
     z' = A z + B (eps_uncond + w (eps_cond - eps_uncond)) it is divided by (B w)^2.
     """
 
-    def __init__(self, width: int, settings: LearningSettings, device: torch.device) -> None:
-        self.settings = settings
-        ones, zeros = (torch.full((CHUNK_TOKENS, width), v, device=device) for v in (1.0, 0.0))
-        self.values = torch.stack([ones, zeros])
+    def __init__(self, rows: Tensor, settings: LearningSettings) -> None:
+        self.settings, self.rows = settings, rows
         self.curvature = Curvature()
 
     def solve(
@@ -68,9 +74,9 @@ class QuasiNewtonSolver:
         seen: list[tuple[float, Tensor, Tensor]] = []
 
         def evaluate(point: Tensor) -> tuple[float, Tensor]:
-            leaf = point.detach().view_as(self.values).requires_grad_(True)
+            leaf = point.detach().view_as(self.rows).requires_grad_(True)
             reached, noise, found = step.evaluate(
-                model, levels, (leaf[0], leaf[1]), settings.guidance, bool(step.wanted_maps))
+                model, levels, scale_and_shift(leaf), settings.guidance, bool(step.wanted_maps))
             parts = step.losses(reached, found, settings.attention_weight)
             note(InnerLoss(i, len(seen), *(float(part.detach()) for part in parts)))
             loss = (parts[0] + parts[1]) / unit**2
@@ -78,11 +84,23 @@ class QuasiNewtonSolver:
             seen.append((float(loss.detach()), reached.detach(), noise.detach()))
             return seen[-1][0], gradient.flatten()
 
-        point, _ = descend(evaluate, self.values.flatten(), self.curvature,
+        point, _ = descend(evaluate, self.rows.flatten(), self.curvature,
                            settings.most_evaluations(i, True), settings.good_enough)
-        self.values = point.view_as(self.values)
+        self.rows = point.view_as(self.rows)
         _, reached, noise = min(seen, key=lambda found: found[0])
-        return (self.values[0], self.values[1]), reached, noise
+        return scale_and_shift(self.rows), reached, noise
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows of the last step and what is known of the curvature."""
+        pairs = {f"{name}.{i}": tensor for i, pair in enumerate(self.curvature.pairs)
+                 for name, tensor in zip(("step", "change"), pair, strict=True)}
+        return {"rows": self.rows, **pairs}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.rows = state["rows"]
+        for i in range(len(state) // 2):
+            self.curvature.pairs.append((state[f"step.{i}"], state[f"change.{i}"]))
 
 
 def noise_coefficient(levels: Levels, level: int) -> float:

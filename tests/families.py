@@ -33,7 +33,7 @@ def load(family: str, dtype: torch.dtype = torch.float32, **_: Any) -> Any:
         config.model_type = lambda *_: comfy.model_base.ModelType.V_PREDICTION
     else:
         config = comfy.supported_models.SD15(dict(UNET_CONFIG))
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, torch.float32 if dtype.itemsize == 1 else None)
     model = config.get_model({})
     generator = torch.Generator().manual_seed(12)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -18,10 +19,11 @@ from ..artifacts import (
     ValueEmbedding,
     supervising_layers,
 )
-from ..learning import InnerLoss, LearningSettings, Learnt, Solver, learn
-from ..mapping import make_mapping
+from ..learning import InnerLoss, LearningSettings, Learnt, Solver, Watch, learn
+from ..mapping import CHUNK_TOKENS, SCALE_AND_SHIFT, make_mapping, start_rows
 from ..schedule import Levels, vp_to_k
 from ..solvers import NetworkSolver, QuasiNewtonSolver
+from . import memory
 from .attention import (
     MapRecorder,
     value_patch,
@@ -36,6 +38,17 @@ from .model import (
     require_compatible,
     warn_if_other,
 )
+from .resuming import RestingPlace, resting_place
+
+
+@dataclass(frozen=True)
+class LearningWishes:
+    """What a person may choose: the preset, M's form and seed, and the constants."""
+
+    settings: LearningSettings = LearningSettings()
+    fast: bool = True
+    form: str = SCALE_AND_SHIFT
+    seed: int = 0
 
 
 class HostLearningModel:
@@ -57,8 +70,23 @@ class HostLearningModel:
         self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """eps and maps under the source prompt with the value input c * s + b."""
+        return self._conditional(self.options, latent, level, scale, shift, maps)
+
+    def keeps(self, latent: Tensor, width: int, maps: bool) -> memory.Estimate:
+        """What a forward pass on a latent [1, C, h, w] keeps for its backward pass."""
+        scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
+
+        def forward(options: dict[str, Any], corner: Tensor) -> Any:
+            return self._conditional(options, corner, len(self.sigmas) - 1, scale, shift, maps)
+
+        return memory.estimate(self.model, forward, self.options, latent)
+
+    def _conditional(
+        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
+        shift: Tensor | None, maps: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        options, recorder = self.options, MapRecorder()
+        recorder = MapRecorder()
         if scale is not None and shift is not None:
             options = with_patch(options, "attn2_patch", value_patch(scale, shift))
         if maps:
@@ -81,12 +109,11 @@ class LearningSampler(comfy.samplers.Sampler):
     """Runs the learning where the host's guider would sample; the result stays in `learnt`."""
 
     def __init__(
-        self, trajectory: Trajectory, image_tokens: Tensor | None, settings: LearningSettings,
-        seed: int, fast: bool, callback: Any, progress: Any,
+        self, patcher: ModelPatcher, trajectory: Trajectory, image_tokens: Tensor | None,
+        wishes: LearningWishes, watch: HostWatch,
     ) -> None:
-        self.trajectory, self.image_tokens = trajectory, image_tokens
-        self.settings, self.seed, self.fast = settings, seed, fast
-        self.callback, self.progress = callback, progress
+        self.patcher, self.trajectory, self.image_tokens = patcher, trajectory, image_tokens
+        self.wishes, self.watch = wishes, watch
         self.learnt: Learnt | None = None
 
     def sample(
@@ -95,76 +122,101 @@ class LearningSampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         """Called by the guider with the model ready; returns the latent unchanged."""
-        device, levels = latent_image.device, self.trajectory.levels
-        latents = self.trajectory.latents.clone().to(device)
-        tokens = self.image_tokens
-        tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
-        width = self.trajectory.positive[0][0].shape[-1]
-        solver: Solver
-        if self.fast:
-            solver = QuasiNewtonSolver(width, self.settings, device)
-        else:
-            mapping = make_mapping(width, tokens, self.seed).to(device)
-            solver = NetworkSolver(mapping, tokens, self.settings)
+        latents = self.trajectory.latents.clone().to(latent_image.device)
         layers = supervising_layers(self.trajectory.layers, *latents.shape[-2:])
-        model = HostLearningModel(model_wrap, extra_args["model_options"], levels, sigmas, layers)
-
-        def after_step(step: int, latent: Tensor, noise: Tensor) -> None:
-            alpha = levels.alpha(levels.steps - step)
-            clean = (latent - (1 - alpha) ** 0.5 * noise) / alpha**0.5
-            self.callback(step, clean, latent)
-
+        model = HostLearningModel(
+            model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers)
+        solver = self._solver(latents.device)
+        settings = self.wishes.settings
         with torch.enable_grad():
+            width = self.trajectory.positive[0][0].shape[-1]
+            room = memory.make_room(
+                self.patcher, model.keeps(latents[-1:], width, settings.attention_weight > 0))
+            if room.checkpoints:
+                model.options = memory.with_checkpoints(model.options)
+            begun = self.watch.place.begun(solver, latents[-1:])
             self.learnt = learn(
-                model, latents, levels, solver, self.settings, self.progress, after_step)
+                model, latents, self.trajectory.levels, solver, settings, self.watch, begun)
+        memory.report(room, latents.device)
         return latent_image
 
+    def _solver(self, device: torch.device) -> Solver:
+        wishes, tokens = self.wishes, self.image_tokens
+        context = self.trajectory.positive[0][0].clone()
+        if wishes.fast:
+            return QuasiNewtonSolver(start_rows(wishes.form, context).to(device), wishes.settings)
+        tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
+        mapping = make_mapping(context, tokens, wishes.seed, wishes.form).to(device)
+        return NetworkSolver(mapping, tokens, wishes.settings)
 
-class LearningProgress:
-    """The host's progress bar over inner steps; steps that stop early give their share at once."""
+
+class HostWatch(Watch):
+    """The host's progress bar over inner steps, with previews, and the file to go on from.
+
+    Steps that stop early give their share of the bar at once.
+    """
 
     def __init__(
-        self, model: ModelPatcher, settings: LearningSettings, steps: int, fast: bool
+        self, model: ModelPatcher, trajectory: Trajectory, wishes: LearningWishes,
+        place: RestingPlace,
     ) -> None:
-        self.counts = [settings.most_evaluations(i, fast) for i in range(steps)]
+        self.levels, self.place = trajectory.levels, place
+        self.counts = [wishes.settings.most_evaluations(i, wishes.fast)
+                       for i in range(trajectory.steps)]
         self.total = sum(self.counts)
         self.bar = comfy.utils.ProgressBar(self.total)
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def after_inner(self, loss: InnerLoss) -> None:
-        """Called with every inner loss."""
+        """One more inner step on the bar."""
         self.bar.update_absolute(sum(self.counts[: loss.step]) + loss.inner + 1, self.total)
 
-    def after_step(self, step: int, clean: Tensor, latent: Tensor) -> None:
-        """Called with the predicted clean latent of every finished step."""
+    def after_step(self, step: int, latent: Tensor, noise: Tensor) -> None:
+        """A whole step on the bar, with a preview of the predicted clean latent."""
         preview = None
         if self.previewer is not None:
+            alpha = self.levels.alpha(self.levels.steps - step)
+            clean = (latent - (1 - alpha) ** 0.5 * noise) / alpha**0.5
             preview = self.previewer.decode_latent_to_preview_image("JPEG", clean.detach())
         self.bar.update_absolute(sum(self.counts[: step + 1]), self.total, preview)
+
+    def keep(self, learnt: Learnt) -> None:
+        """What a later run would go on from."""
+        self.place.keep(learnt)
 
 
 def learn_value_embedding(
     model: ModelPatcher, trajectory: Trajectory, clip_vision: Any, image: Tensor | None,
-    settings: LearningSettings, seed: int, fast: bool,
+    wishes: LearningWishes,
 ) -> ValueEmbedding:
-    """Learn the value embedding of a trajectory; exact from an image's tokens where given."""
+    """Learn the value embedding of a trajectory; exact from an image's tokens where given.
+
+    A run that was stopped goes on after its last finished step when it is asked for again.
+    """
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if (clip_vision is None) != (image is None):
         missing = "clip_vision" if clip_vision is None else "image"
         raise ValueError(f"{missing} is not connected; connect both clip_vision and image, or none")
-    tokens = None if fast or image is None else image_tokens(clip_vision, image)
-    progress = LearningProgress(model, settings, trajectory.steps, fast)
+    tokens = None if wishes.fast or image is None else image_tokens(clip_vision, image)
+    place = resting_place(trajectory, tokens, fingerprint(model), wishes)
+    memory.require_room_for_copy(model)
     with torch.inference_mode(False):
-        sampler = LearningSampler(
-            trajectory, tokens, settings, seed, fast, progress.after_step,
-            progress.after_inner)
-        _run(differentiable_clone(model), trajectory, sampler)
+        clone = differentiable_clone(model)
+        watch = HostWatch(model, trajectory, wishes, place)
+        sampler = LearningSampler(clone, trajectory, tokens, wishes, watch)
+        _run(clone, trajectory, sampler)
     assert sampler.learnt is not None
+    place.clear()
     return ValueEmbedding(
-        sampler.learnt.scale, sampler.learnt.shift, settings.guidance, trajectory.prompt,
+        sampler.learnt.scale, sampler.learnt.shift, wishes.settings.guidance, trajectory.prompt,
         fingerprint(model), tuple(sampler.learnt.losses),
     )
+
+
+def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]]:
+    """Every loss, in the form that the host's loss graph draws."""
+    return {"loss": [loss.total for loss in embedding.losses]}
 
 
 def _run(model: ModelPatcher, trajectory: Trajectory, sampler: LearningSampler) -> None:

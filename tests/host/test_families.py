@@ -63,7 +63,8 @@ def test_inversion_is_the_textbooks(family: str) -> None:
 
 @pytest.mark.parametrize(("family", "dtype"), [
     ("sd15", torch.float32), ("sd2", torch.float32), ("sdxl", torch.float32),
-    ("sd15", torch.bfloat16), ("sdxl", torch.bfloat16),
+    ("sd15", torch.bfloat16), ("sdxl", torch.bfloat16), ("sd15", torch.float16),
+    ("sd15", torch.float8_e4m3fn),
 ])
 def test_learning_brings_the_picture_back_that_plain_ddim_loses(
     family: str, dtype: torch.dtype
@@ -73,7 +74,7 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
         trajectory = invert(model, family, photo())
         settings = learning.LearningSettings(guidance=3.0, inner_steps=12, learning_rate=0.05)
         embedding = host_learning.learn_value_embedding(
-            model, trajectory, None, None, settings, 0, True)
+            model, trajectory, None, None, host_learning.LearningWishes(settings))
         wanted = inverting.to_host(model, trajectory.latents[:1])
         plain, learnt = (
             golden.relative(guider.sample_edits(model, trajectory, e, None, 3.0)["samples"], wanted)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import comfy.model_patcher
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, learning
@@ -40,8 +41,8 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(host_learning, "make_mapping", recorded_start)
         patch.setattr(torch.optim, "Adam", Watched)
-        patch.setattr(host_learning.LearningProgress, "after_step",
-                      lambda self, i, clean, latent: seen["latents"].append((latent, clean)))
+        patch.setattr(host_learning.HostWatch, "after_step",
+                      lambda self, i, latent, noise: seen["latents"].append((latent, noise)))
         model = golden.reloadable_unet()
         levels = make_levels(4, training_alphas(model))
         cond, uncond = [(recorded["cond"], {})], [(recorded["uncond"], {})]
@@ -54,7 +55,8 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
             latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
         patch.setattr(host_learning, "image_tokens", lambda clip_vision, image: image)
         seen["embedding"] = host_learning.learn_value_embedding(
-            model, trajectory, "tower", recorded["img_feats"], SETTINGS, 0, False)
+            model, trajectory, "tower", recorded["img_feats"],
+            host_learning.LearningWishes(SETTINGS, fast=False))
     return seen
 
 
@@ -68,11 +70,11 @@ def test_losses_are_the_recorded_ones(
         assert loss.total == pytest.approx(wanted[2], rel=tolerance), loss
 
 
-def ddim_to_the_clean_end(latent: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+def ddim_to_the_clean_end(latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """The last step written out: timestep 1 to alpha-bar of timestep 0."""
     alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     here, below = torch.cumprod(1 - alphas, 0)[[1, 0]].tolist()
-    noise = (latent - here**0.5 * clean) / (1 - here) ** 0.5
+    clean = (latent - (1 - here) ** 0.5 * noise) / here**0.5
     return below**0.5 * clean + (1 - below) ** 0.5 * noise
 
 
@@ -101,9 +103,9 @@ def test_first_gradients_are_the_recorded_ones(
 
 
 def small_run(
-    model: Any, fast: bool = False, **settings: Any
+    model: Any, fast: bool = False, form: str = "scale and shift", **settings: Any
 ) -> artifacts.ValueEmbedding:
-    """Two steps of learning from free scale and shift, on a small latent."""
+    """Two steps of learning without an image, on a small latent."""
     generator = torch.Generator().manual_seed(8)
     cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
     levels = make_levels(2, training_alphas(model))
@@ -113,7 +115,8 @@ def small_run(
     trajectory = artifacts.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
     chosen = learning.LearningSettings(**{"inner_steps": 3, **settings})
-    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen, 0, fast)
+    return host_learning.learn_value_embedding(
+        model, trajectory, None, None, host_learning.LearningWishes(chosen, fast, form))
 
 
 def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() -> None:
@@ -124,6 +127,69 @@ def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() ->
         again, copied = small_run(reloadable), small_run(bare)
     assert again.losses == copied.losses
     assert torch.equal(again.scale, copied.scale) and torch.equal(again.shift, copied.shift)
+
+
+VALUE_WEIGHT = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
+
+
+def weight_change(model: Any) -> torch.Tensor:
+    shape = model.get_key_patches()[VALUE_WEIGHT][0][0].shape
+    return 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(4))
+
+
+def with_change_in_its_weights(*_: Any, disable_dynamic: bool = False) -> Any:
+    model = golden.load_unet()
+    with torch.no_grad():
+        model.get_key_patches()[VALUE_WEIGHT][0][0].add_(weight_change(model))
+    return model
+
+
+@pytest.mark.parametrize("load", [golden.reloadable_unet, golden.load_unet])
+def test_a_patched_model_is_learnt_with_its_patches(load: Any) -> None:
+    with torch.inference_mode():
+        patched, changed = load(), with_change_in_its_weights()
+        patched.add_patches({VALUE_WEIGHT: ("diff", (weight_change(patched),))}, 1.0)
+        found, wanted, plain = small_run(patched), small_run(changed), small_run(load())
+    for own, same, other in zip(found.losses, wanted.losses, plain.losses, strict=True):
+        assert own.total == pytest.approx(same.total, rel=1e-4)
+        assert own.total != pytest.approx(other.total, rel=1e-2)
+
+
+def test_a_partly_loaded_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        whole = small_run(model)
+        load = comfy.model_patcher.ModelPatcher.load
+        partly: list[bool] = []
+
+        def half(self: Any, device_to: Any = None, *arguments: Any, **options: Any) -> None:
+            load(self, device_to, lowvram_model_memory=self.model_size() // 2)
+            partly.append(self.model.model_lowvram)
+
+        monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", half)
+        found = small_run(golden.reloadable_unet())
+    assert any(partly)
+    assert [x.total for x in found.losses] == pytest.approx([x.total for x in whole.losses])
+
+
+def test_the_plain_form_learns_the_value_input_itself() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        for fast in (True, False):
+            found = small_run(model, fast=fast, form="plain", evaluations=3)
+            assert not found.scale.any() and found.shift.any()
+            first = [x.total for x in found.losses if x.step == 0]
+            assert min(first[1:]) < first[0]
+
+
+def test_the_loss_map_is_what_the_hosts_graph_draws() -> None:
+    from comfy_extras.nodes_train import LossGraphNode
+
+    with torch.inference_mode():
+        found = small_run(golden.reloadable_unet())
+    losses = host_learning.loss_map(found)
+    assert losses["loss"] == [x.latent + x.attention for x in found.losses]
+    assert LossGraphNode.execute(losses, "graph").ui is not None
 
 
 def test_learning_leaves_no_gradient_and_no_patch_on_the_users_model() -> None:
@@ -175,4 +241,5 @@ def test_an_image_without_a_tower_is_an_error_that_names_the_socket() -> None:
             [(torch.zeros(1, 77, 64), {})], [], (), fingerprint(model))
         with pytest.raises(ValueError, match="clip_vision is not connected; connect both"):
             host_learning.learn_value_embedding(
-                model, trajectory, None, torch.zeros(1, 8, 8, 3), SETTINGS, 0, True)
+                model, trajectory, None, torch.zeros(1, 8, 8, 3),
+                host_learning.LearningWishes(SETTINGS))

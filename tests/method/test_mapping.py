@@ -1,28 +1,48 @@
 """The mapping networks' shapes and starts."""
 
+import pytest
 import torch
 from stylediffusion_pack.stylediffusion import mapping
 
+BOTH, PLAIN = "scale and shift", "plain"
+
 
 def test_a_network_makes_scale_and_shift_of_seventy_seven_rows() -> None:
-    scale, shift = mapping.make_mapping(64, torch.randn(1, 197, 48), 0)(
-        torch.randn(1, 197, 48))
+    scale, shift = mapping.make_mapping(
+        torch.randn(1, 77, 64), torch.randn(1, 197, 48), 0, BOTH)(torch.randn(1, 197, 48))
     assert scale.shape == shift.shape == (77, 64)
 
 
+def test_a_network_in_the_plain_form_makes_the_value_input_itself() -> None:
+    tokens, context = torch.randn(1, 197, 64), torch.randn(3, 77, 64)
+    network = mapping.make_mapping(context[:1], tokens, 0, PLAIN)
+    assert isinstance(network, mapping.MappingNetwork) and len(network.conv_end.weight) == 77
+    hidden = network.conv_block(network.conv_start(tokens))
+    made = torch.einsum("oi,bid->bod", network.conv_end.weight[..., 0], hidden)
+    made = made + network.conv_end.bias[:, None]
+    heard = mapping.value_input(context, *network(tokens))
+    assert torch.allclose(heard, made.expand(3, 77, 64), atol=1e-6)
+
+
 def test_a_seed_is_a_start() -> None:
-    tokens = torch.randn(1, 9, 64)
+    tokens, context = torch.randn(1, 9, 64), torch.randn(1, 77, 64)
     torch.manual_seed(5)
-    first = mapping.make_mapping(64, tokens, 3)(tokens)[0]
+    first = mapping.make_mapping(context, tokens, 3, BOTH)(tokens)[0]
     torch.manual_seed(6)
-    assert torch.equal(first, mapping.make_mapping(64, tokens, 3)(tokens)[0])
-    assert not torch.equal(first, mapping.make_mapping(64, tokens, 4)(tokens)[0])
+    assert torch.equal(first, mapping.make_mapping(context, tokens, 3, BOTH)(tokens)[0])
+    assert not torch.equal(first, mapping.make_mapping(context, tokens, 4, BOTH)(tokens)[0])
 
 
-def test_free_scale_and_shift_start_at_the_prompt_itself() -> None:
+@pytest.mark.parametrize("form", [BOTH, PLAIN])
+def test_without_an_image_learning_starts_at_the_prompt_itself(form: str) -> None:
     context = torch.randn(1, 77, 64)
-    made = mapping.make_mapping(64, None, 0)
+    made = mapping.make_mapping(context, None, 0, form)
     assert torch.equal(mapping.value_input(context, *made(None)), context)
+
+
+def test_an_unknown_form_is_an_error_that_names_it() -> None:
+    with pytest.raises(ValueError, match="form is 'square', but must be one of scale and shift, p"):
+        mapping.make_mapping(torch.randn(1, 77, 64), None, 0, "square")
 
 
 def test_every_chunk_of_a_long_prompt_hears_the_same_scale_and_shift() -> None:
@@ -34,7 +54,7 @@ def test_every_chunk_of_a_long_prompt_hears_the_same_scale_and_shift() -> None:
 
 
 def test_a_successor_is_a_copy_and_not_the_same() -> None:
-    made = mapping.make_mapping(64, None, 0)
+    made = mapping.make_mapping(torch.randn(1, 77, 64), None, 0, BOTH)
     after = mapping.successor(made)
     assert after is not made
     for own, copied in zip(made.parameters(), after.parameters(), strict=True):

@@ -1,0 +1,53 @@
+"""A learning run up to its last finished step, in a safetensors file, for a later run to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .learning import InnerLoss, Learnt
+
+FORMAT = "stylediffusion learning"
+SOLVER = "solver."
+
+
+def save(path: Path, learnt: Learnt, key: str) -> None:
+    """Write beside and rename, so that a file is whole or not there; `key` says what was learnt."""
+    losses = [[x.step, x.inner, x.latent, x.attention] for x in learnt.losses]
+    tensors = {
+        "scale": learnt.scale, "shift": learnt.shift, "latent": learnt.latent,
+        "losses": torch.tensor(losses, dtype=torch.float64).reshape(-1, 4),
+        **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
+    }
+    beside = path.with_name(path.name + ".part")
+    save_file({name: tensor.detach().to("cpu", copy=True).contiguous()
+               for name, tensor in tensors.items()}, beside, {"format": FORMAT, "key": key})
+    beside.replace(path)
+
+
+def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learnt | None:
+    """What `save` wrote under the same key; None for every other file.
+
+    `like` is the state of the solver that will go on, `latent` [1, C, h, w] the one it starts
+    from: names and shapes must be theirs.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata() != {"format": FORMAT, "key": key}:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
+    whole = {"scale", "shift", "latent", "losses"} <= tensors.keys() and all(
+        bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    if not whole or tensors["latent"].shape != latent.shape or any(
+            name not in solver or solver[name].shape != wanted.shape
+            for name, wanted in like.items()):
+        return None
+    losses = [InnerLoss(int(s), int(j), z, a) for s, j, z, a in tensors["losses"].tolist()]
+    return Learnt(tensors["scale"], tensors["shift"], tensors["latent"], losses, solver)

@@ -1,0 +1,120 @@
+"""Memory: the estimate meets what autograd keeps, checkpoints change nothing but memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import artifacts, learning
+from stylediffusion_pack.stylediffusion.host import inverting, memory
+from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.schedule import make_levels
+
+from tests import golden
+
+GIB = 2**30
+
+
+def learn(model: Any, height: int, width: int) -> artifacts.ValueEmbedding:
+    """One step of two evaluations on a latent of this size."""
+    generator = torch.Generator().manual_seed(8)
+    cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
+    levels = make_levels(1, training_alphas(model))
+    samples = torch.randn(1, 4, height, width, generator=generator)
+    inverted = inverting.run_inversion(model, samples, cond, levels)
+    assert inverted.latents is not None
+    trajectory = artifacts.Trajectory(
+        inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
+    chosen = learning.LearningSettings(first_evaluations=2, good_enough=0.0)
+    return host_learning.learn_value_embedding(
+        model, trajectory, None, None, host_learning.LearningWishes(chosen))
+
+
+def kept_by_autograd(run: Any) -> int:
+    """Bytes of all distinct storages that autograd was asked to keep, parameters left out."""
+    storages: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not (tensor.is_leaf and isinstance(tensor, torch.nn.Parameter)):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+def test_the_estimate_is_what_one_pass_keeps_plus_a_margin(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+    make_room, conditional = memory.make_room, host_learning.HostLearningModel.conditional
+
+    def remember(model: Any, estimate: memory.Estimate) -> memory.Room:
+        found["estimate"] = estimate
+        return make_room(model, estimate)
+
+    def measured(self: Any, latent: Any, level: int, scale: Any, shift: Any, maps: bool) -> Any:
+        kept: list[Any] = []
+        if scale is not None and "bytes" not in found:
+            found["bytes"] = kept_by_autograd(lambda: kept.append(
+                conditional(self, latent, level, scale, shift, maps)))
+            return kept[0]
+        return conditional(self, latent, level, scale, shift, maps)
+
+    monkeypatch.setattr(memory, "make_room", remember)
+    monkeypatch.setattr(host_learning.HostLearningModel, "conditional", measured)
+    with torch.inference_mode():
+        learn(golden.reloadable_unet(), 40, 56)
+    assert found["bytes"] < found["estimate"].whole < 1.5 * found["bytes"]
+    assert found["estimate"].checkpointed < 0.9 * found["estimate"].whole
+
+
+def test_checkpoints_switch_on_where_memory_is_short_and_change_no_number(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        plain = learn(model, 16, 24)
+        again: list[Any] = []
+        checkpointed = memory._checkpointed
+        monkeypatch.setattr(memory, "_checkpointed", lambda *arguments: (
+            again.append(1), checkpointed(*arguments))[1])
+        monkeypatch.setattr(memory.Estimate, "choose", lambda self, free: True)
+        tight = learn(model, 16, 24)
+    assert again, "ResBlocks went through checkpoints"
+    assert tight.losses == plain.losses
+    assert torch.equal(tight.scale, plain.scale) and torch.equal(tight.shift, plain.shift)
+
+
+def test_memory_that_does_not_suffice_is_an_error_with_the_numbers_and_the_remedies() -> None:
+    estimate = memory.Estimate(whole=8 * GIB, checkpointed=5 * GIB)
+    assert estimate.choose(9 * GIB) is False
+    assert estimate.choose(6 * GIB) is True
+    with pytest.raises(MemoryError, match="about 5.0 GiB beside the model, and 3.0 GiB are free"):
+        estimate.choose(3 * GIB)
+
+
+def test_a_second_copy_that_does_not_fit_is_an_error_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: 1000)
+    with pytest.raises(MemoryError, match="second copy of the model, 0.0 GiB, and 0.0 GiB are f"):
+        memory.require_room_for_copy(golden.reloadable_unet())
+
+
+def test_nothing_but_the_value_embedding_collects_gradients(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clones: list[Any] = []
+    clone = host_learning.differentiable_clone
+    monkeypatch.setattr(host_learning, "differentiable_clone", lambda model: (
+        clones.append(clone(model)), clones[-1])[1])
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        learn(model, 16, 16)
+    (copied,) = clones
+    for weight in (*model.model.parameters(), *copied.model.parameters()):
+        assert weight.grad is None and not weight.requires_grad
