@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import control, demo, files, inversion, sampling
+from . import control, demo, files, inversion, sampling, vision
+
+ROOMS = (inversion, control, sampling, files, vision, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):
@@ -12,5 +14,4 @@ class StyleDiffusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
-        return [
-            *inversion.NODES, *control.NODES, *sampling.NODES, *files.NODES, *demo.NODES]
+        return [node for room in ROOMS for node in room.NODES]

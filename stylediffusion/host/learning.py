@@ -39,6 +39,7 @@ from .model import (
     warn_if_other,
 )
 from .resuming import RestingPlace, resting_place
+from .vision import image_tokens
 
 
 @dataclass(frozen=True)
@@ -236,17 +237,3 @@ def _normal(conditioning: Conditioning) -> Conditioning:
         (tensor.clone(), {k: v.clone() if isinstance(v, Tensor) else v for k, v in extra.items()})
         for tensor, extra in conditioning
     ]
-
-
-def image_tokens(clip_vision: Any, image: Tensor) -> Tensor:
-    """All tokens of the vision tower [1, n, d] for one image, after the tower's last norm."""
-    if len(image) > 1:
-        raise ValueError(f"image holds {len(image)} pictures, but one is learnt; pick one of them")
-    found = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
-    tower = getattr(clip_vision.model, "vision_model", None)
-    norm = getattr(tower, "post_layernorm", None)
-    return found.float() if norm is None else norm(found.to(_device(norm))).float().cpu()
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    return next(module.parameters()).device

@@ -14,6 +14,7 @@ PROMISED = {
     "StyleDiffusionDDIMInvert", "StyleDiffusionLearnValueEmbedding",
     "StyleDiffusionP2PlusController", "StyleDiffusionSample", "StyleDiffusionSaveInversion",
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
+    "StyleDiffusionLoadCLIPVision",
 }
 
 

@@ -1,0 +1,92 @@
+"""Image tokens for the mapping networks, and OpenAI's vision towers, of which the host lacks some.
+
+The released code looks at pictures through CLIP ViT-B/16, which the host's own loader refuses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.clip_vision
+import folder_paths
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+FOLDER = "clip_vision"
+EMBEDDINGS = "vision_model.embeddings."
+CLASS, PATCH, POSITION = (
+    EMBEDDINGS + name
+    for name in ("class_embedding", "patch_embedding.weight", "position_embedding.weight"))
+FIRST_FEED_FORWARD = "vision_model.encoder.layers.0.mlp.fc1.weight"
+PROJECTION = "visual_projection.weight"
+HEAD_WIDTH = 64
+ORIGINAL_PREFIX = "visual."
+
+
+def image_tokens(clip_vision: Any, image: Tensor) -> Tensor:
+    """All tokens of the vision tower [1, n, d] for one image, after the tower's last norm."""
+    if len(image) > 1:
+        raise ValueError(f"image holds {len(image)} pictures, but one is learnt; pick one of them")
+    found = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
+    tower = getattr(clip_vision.model, "vision_model", None)
+    norm = getattr(tower, "post_layernorm", None)
+    if norm is None:
+        return found.float()
+    return norm(found.to(next(norm.parameters()).device)).float().cpu()
+
+
+def vision_files() -> list[str]:
+    """All safetensors files in the host's clip_vision folders."""
+    return [name for name in folder_paths.get_filename_list(FOLDER)
+            if name.endswith(".safetensors")]
+
+
+def load_vision(file: str) -> comfy.clip_vision.ClipVisionModel:
+    """A CLIP vision tower of any size in OpenAI's or Hugging Face's layout, in fp32.
+
+    Raises ValueError for a file that is cut short or holds something else.
+    """
+    state = read_vision(file)
+    tower = comfy.clip_vision.ClipVisionModel(vision_config(state))
+    tower.model.float()
+    missing, _ = tower.load_sd({name: tensor.float() for name, tensor in state.items()})
+    if missing:
+        raise ValueError(f"'{file}' has no '{missing[0]}', so it is no whole CLIP vision tower; "
+                         "download it again")
+    return tower
+
+
+def read_vision(file: str) -> dict[str, Tensor]:
+    """The tower's tensors, by the names the host gives them."""
+    path = folder_paths.get_full_path_or_raise(FOLDER, file)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"'{file}' cannot be read as a safetensors file ({error}); download it "
+                         "again") from error
+    if f"{ORIGINAL_PREFIX}conv1.weight" in tensors:
+        tensors = comfy.clip_vision.convert_to_transformers(tensors, ORIGINAL_PREFIX)
+    state = {name: tensor for name, tensor in tensors.items()
+             if name.startswith("vision_model.") or name == PROJECTION}
+    for name in (CLASS, PATCH, POSITION, FIRST_FEED_FORWARD, PROJECTION):
+        if name not in state:
+            raise ValueError(
+                f"'{file}' has no '{name}', so it is no CLIP vision tower; choose, for example, "
+                "model.safetensors of openai/clip-vit-base-patch16")
+    return state
+
+
+def vision_config(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The host's description of a tower, read from the shapes of its tensors."""
+    width, patch = state[CLASS].numel(), state[PATCH].shape[-1]
+    layers = {name.split(".")[3] for name in state if name.startswith("vision_model.encoder.")}
+    return {
+        "model_type": "clip_vision_model", "hidden_act": "quick_gelu", "num_channels": 3,
+        "hidden_size": width, "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "patch_size": patch, "num_hidden_layers": len(layers),
+        "image_size": patch * math.isqrt(state[POSITION].shape[0] - 1),
+        "intermediate_size": state[FIRST_FEED_FORWARD].shape[0],
+        "projection_dim": state[PROJECTION].shape[0],
+    }
