@@ -14,6 +14,8 @@ usage: python3 dev.py COMMAND [arguments]
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
+  bench learn [--json FILE]
+                        how fast, lean and exact learning is (most of an hour); --only picks a part
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 
@@ -26,6 +28,7 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
 MODULES = {"test": "pytest", "train": "demo.train", "evaluate": "demo.evaluate"}
+BENCHES = {"learn": "bench.learn"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 
@@ -57,6 +60,10 @@ def dispatch(command: str, rest: "list[str]") -> int:
         if command == "test":
             found.require("pytest")
         return found.run(MODULES[command], *rest)
+    if command == "bench":
+        if not rest or rest[0] not in BENCHES:
+            return complain(f"Say what to measure: dev.py bench {'|'.join(BENCHES)}")
+        return environment.ensure(say).run(BENCHES[rest[0]], *rest[1:])
     parser = argparse.ArgumentParser(prog=f"dev.py {command}")
     if command == "demo":
         parser.add_argument("--out", default="demo_output", help="where the pictures go")

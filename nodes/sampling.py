@@ -33,6 +33,10 @@ class Sample(io.ComfyNode):
                 io.Float.Input("guidance", default=0.0, min=0.0, max=30.0, step=0.1,
                                tooltip="0 takes the guidance the embedding was learnt with (7.5 "
                                "without one); another number departs from your picture."),
+                io.Boolean.Input("exact_source", default=False, advanced=True, tooltip="Sets the "
+                                 "reconstruction back on the way of the inversion after every "
+                                 "step (direct inversion): it comes back exactly, even without "
+                                 "a value embedding, and the edits follow it."),
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="Reconstruction first, then one latent a "
@@ -43,9 +47,10 @@ class Sample(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, trajectory: Any, guidance: float, value_embedding: Any = None,
-        control: Any = None,
+        control: Any = None, exact_source: bool = False,
     ) -> io.NodeOutput:
-        return io.NodeOutput(sample_edits(model, trajectory, value_embedding, control, guidance))
+        return io.NodeOutput(sample_edits(
+            model, trajectory, value_embedding, control, guidance, exact_source))
 
 
 NODES: list[type[io.ComfyNode]] = [Sample]

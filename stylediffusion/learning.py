@@ -19,8 +19,9 @@ from .schedule import Levels
 class LearningSettings:
     """The constants of the released code, then those of the fast preset.
 
-    `evaluations` is the most a step may take, the first one more; `good_enough` is a loss in units
-    of the conditional noise.
+    `evaluations` is the most a step may take, the first one more. The other three are the fast
+    preset's stop rule: losses in units of the conditional noise, before and in the closing share of
+    steps.
     """
 
     guidance: float = 7.5
@@ -30,9 +31,11 @@ class LearningSettings:
     attention_weight: float = 1.0
     stop_loss: float = 1e-5
     stop_loss_growth: float = 2e-5
-    evaluations: int = 6
+    evaluations: int = 10
     first_evaluations: int = 12
-    good_enough: float = 1e-5
+    good_enough: float = 5e-2
+    good_enough_closing: float = 5e-4
+    closing: float = 0.15
 
     def inner_steps_at(self, step: int) -> int:
         """ceil(100 * exp(-0.1 * i)), at least one."""
@@ -43,6 +46,12 @@ class LearningSettings:
         if not fast:
             return self.inner_steps_at(step)
         return self.evaluations if step else self.first_evaluations
+
+    def good_enough_at(self, step: int, steps: int) -> float:
+        """Where the fast preset stops. Every step aims at the trajectory itself, so that a later
+        one makes good what an earlier left; only the last few decide the picture."""
+        closing = step >= steps - math.ceil(self.closing * steps)
+        return self.good_enough_closing if closing else self.good_enough
 
     def learning_rate_at(self, step: int) -> float:
         """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""

@@ -29,21 +29,30 @@ class NetworkSolver:
         self.mapping = successor(self.mapping)
         optimizer = torch.optim.Adam(self.mapping.parameters(), lr=settings.learning_rate_at(i))
         for inner in range(settings.inner_steps_at(i)):
-            reached, _, found = step.evaluate(
-                model, levels, self.mapping(self.image_tokens), settings.guidance,
-                bool(step.wanted_maps))
-            parts = step.losses(reached, found, settings.attention_weight)
-            loss = InnerLoss(i, inner, *(float(part.detach()) for part in parts))
-            note(loss)
-            optimizer.zero_grad()
-            (parts[0] + parts[1]).backward()
-            optimizer.step()
+            loss = self.inner_step(model, levels, step, optimizer, inner, note)
             if loss.total < settings.stop_loss_at(i):
                 break
         with torch.no_grad():
             values = self.mapping(self.image_tokens)
             reached, noise, _ = step.evaluate(model, levels, values, settings.guidance, False)
         return values, reached, noise
+
+    def inner_step(
+        self, model: LearningModel, levels: Levels, step: LearningStep,
+        optimizer: torch.optim.Optimizer, inner: int, note: Note,
+    ) -> InnerLoss:
+        """Forward, both losses, backward, one update of M."""
+        settings = self.settings
+        reached, _, found = step.evaluate(
+            model, levels, self.mapping(self.image_tokens), settings.guidance,
+            bool(step.wanted_maps))
+        parts = step.losses(reached, found, settings.attention_weight)
+        loss = InnerLoss(step.index, inner, *(float(part.detach()) for part in parts))
+        note(loss)
+        optimizer.zero_grad()
+        (parts[0] + parts[1]).backward()
+        optimizer.step()
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """The network of the last step; every step's optimiser is its own."""
@@ -85,7 +94,8 @@ class QuasiNewtonSolver:
             return seen[-1][0], gradient.flatten()
 
         point, _ = descend(evaluate, self.rows.flatten(), self.curvature,
-                           settings.most_evaluations(i, True), settings.good_enough)
+                           settings.most_evaluations(i, True),
+                           settings.good_enough_at(i, levels.steps))
         self.rows = point.view_as(self.rows)
         _, reached, noise = min(seen, key=lambda found: found[0])
         return scale_and_shift(self.rows), reached, noise

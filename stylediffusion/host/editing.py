@@ -33,7 +33,8 @@ class P2PlusRun:
     """Everything one sampling run needs, on its device; made when a run starts and then dropped.
 
     In every chunk row 0 is the source and the others are the targets. `layers` are all
-    cross-attention layers, `supervising` those whose maps local blend reads.
+    cross-attention layers, `supervising` those whose maps local blend reads; `source` holds the
+    latents (k-diffusion, [N, C, h, w]) that row 0 is set to after each step, where it is.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class P2PlusRun:
         device: torch.device,
         layers: tuple[AttentionLayer, ...] = (),
         supervising: tuple[AttentionLayer, ...] = (),
+        source: Tensor | None = None,
     ) -> None:
         self.control, self.steps, self.layers = control, steps, layers
+        self.source = None if source is None else source.to(device)
         self.scale = None if embedding is None else embedding.scale.to(device)
         self.shift = None if embedding is None else embedding.shift.to(device)
         self.crosses, self.keeps_own = [False] * steps, [False] * steps
@@ -71,10 +74,16 @@ class P2PlusRun:
         replaced = self.layers if apart else self.heat.layers if self.heat is not None else ()
         if replaced:
             model_options = with_replacements(model_options, replaced, self._replacement)
-        if self.heat is not None:
+        if self.heat is not None or self.source is not None:
             model_options = {**model_options, "transformer_options": {
-                **model_options["transformer_options"], RUN: self}}
+                **model_options.get("transformer_options", {}), RUN: self}}
         return model_options
+
+    def after_step(self, step: int, latents: Tensor) -> Tensor:
+        """Latents [1 + targets, C, h, w] with the source set right and the edits blended in."""
+        if self.source is not None:
+            latents = torch.cat([self.source[step : step + 1].to(latents), latents[1:]])
+        return self.blended(step, latents)
 
     def blended(self, step: int, latents: Tensor) -> Tensor:
         """Latents [1 + targets, C, h, w] after a step, with the edits kept to their places."""
@@ -184,12 +193,12 @@ class P2PlusRun:
         return any(w.holds_self(i, self.steps) for w in windows for i in range(self.steps))
 
 
-def sample_and_blend(
+def sample_by_steps(
     euler: Callable[..., Tensor], model: Any, x: Tensor, sigmas: Tensor,
     extra_args: dict[str, Any], callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """The host's own Euler, a step at a time, with local blend after each."""
+    """The host's own Euler, a step at a time, with what the run does after each."""
     run: P2PlusRun = extra_args["model_options"]["transformer_options"][RUN]
     for i in trange(len(sigmas) - 1, disable=disable):
 
@@ -199,5 +208,5 @@ def sample_and_blend(
 
         x = euler(model, x, sigmas[i : i + 2], extra_args=extra_args, callback=with_step,
                   disable=True)
-        x = run.blended(i, x)
+        x = run.after_step(i, x)
     return x

@@ -21,7 +21,7 @@ from ..artifacts import (
 )
 from ..control import Control
 from ..schedule import vp_to_k
-from .editing import P2PlusRun, sample_and_blend
+from .editing import P2PlusRun, sample_by_steps
 from .inverting import from_k, to_host
 from .model import ModelPatcher, require_compatible, warn_if_other
 
@@ -41,9 +41,11 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         embedding: ValueEmbedding | None,
         control: Control | None,
         guidance: float,
+        exact_source: bool = False,
     ) -> None:
         super().__init__(model)
         self.trajectory = trajectory
+        self.exact_source = exact_source
         self.embedding = embedding
         self.control = control
         targets = () if control is None else control.targets
@@ -62,9 +64,10 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         """
         require_size(latent_image, self.trajectory)
         layers = self.trajectory.layers
+        source = source_latents(self.trajectory) if self.exact_source else None
         run = P2PlusRun(
             self.control, self.embedding, len(sigmas) - 1, self.model_patcher.load_device, layers,
-            supervising_layers(layers, *latent_image.shape[-2:]))
+            supervising_layers(layers, *latent_image.shape[-2:]), source)
         before = self.model_options
         self.model_options = run.options(before)
         try:
@@ -98,12 +101,18 @@ def stacked(prompts: list[Conditioning]) -> Conditioning:
     return [(torch.cat([tensor for tensor, _ in entries]), merged)]
 
 
-def make_sampler(control: Control | None) -> comfy.samplers.Sampler:
-    """The host's Euler, which is DDIM on these sigmas; with local blend after it where asked."""
+def source_latents(trajectory: Trajectory) -> Tensor:
+    """What row 0 should be after each sampling step: k-diffusion latents [N, C, h, w]."""
+    sigmas = trajectory.levels.sigmas[:-1].to(torch.float32).view(-1, 1, 1, 1)
+    return vp_to_k(trajectory.latents[:-1], sigmas).flip(0)
+
+
+def make_sampler(control: Control | None, exact_source: bool = False) -> comfy.samplers.Sampler:
+    """The host's Euler, which is DDIM on these sigmas; with more after each step where asked."""
     euler = comfy.samplers.sampler_object("euler")
-    if control is None or not control.blends:
+    if not exact_source and (control is None or not control.blends):
         return euler
-    return comfy.samplers.KSAMPLER(functools.partial(sample_and_blend, euler.sampler_function))
+    return comfy.samplers.KSAMPLER(functools.partial(sample_by_steps, euler.sampler_function))
 
 
 def sample_edits(
@@ -112,10 +121,12 @@ def sample_edits(
     embedding: ValueEmbedding | None,
     control: Control | None,
     guidance: float,
+    exact_source: bool = False,
 ) -> dict[str, Any]:
     """LATENT in host units: row 0 the reconstruction, one more row for each target.
 
-    `guidance` 0 means as learnt, else 7.5. Raises ValueError where the parts do not belong
+    `guidance` 0 means as learnt, else 7.5. `exact_source` sets row 0 to the trajectory after every
+    step (direct inversion, Ju et al. 2023). Raises ValueError where the parts do not belong
     together.
     """
     require_matching(trajectory, embedding, control)
@@ -125,11 +136,11 @@ def sample_edits(
         warn_if_other(model, embedding.fingerprint, "the value embedding")
     if guidance == 0:
         guidance = 7.5 if embedding is None else embedding.guidance
-    guider = P2PlusGuider(model, trajectory, embedding, control, guidance)
+    guider = P2PlusGuider(model, trajectory, embedding, control, guidance, exact_source)
     sigmas = trajectory.levels.sampling_sigmas()
     start = to_host(model, vp_to_k(trajectory.noise, float(sigmas[0])))
     samples = guider.sample(
-        torch.zeros_like(start), start, make_sampler(control), sigmas,
+        torch.zeros_like(start), start, make_sampler(control, exact_source), sigmas,
         callback=latent_preview.prepare_callback(model, trajectory.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
     )

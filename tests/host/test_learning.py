@@ -213,11 +213,19 @@ def test_the_loss_falls_and_the_early_stop_keeps_the_update_of_a_good_enough_los
     assert len(first) == 3 and first[-1] < first[0]
 
 
+def test_the_fast_preset_is_strict_in_the_last_steps_however_few_there_are() -> None:
+    chosen = learning.LearningSettings(good_enough=1.0, good_enough_closing=0.1, closing=0.15)
+    for steps, strict in ((30, 5), (20, 3), (4, 1), (1, 1)):
+        found = [chosen.good_enough_at(i, steps) for i in range(steps)]
+        assert found == [1.0] * (steps - strict) + [0.1] * strict
+
+
 def test_the_fast_preset_gets_further_than_exact_in_fewer_evaluations() -> None:
     with torch.inference_mode():
         model = golden.reloadable_unet()
         exact = small_run(model, inner_steps=8, attention_weight=0.0)
         fast = small_run(model, fast=True, evaluations=4, first_evaluations=4, good_enough=0.0,
+                         good_enough_closing=0.0,
                          attention_weight=0.0)
     assert len(fast.losses) < len(exact.losses)
     for step in (0, 1):

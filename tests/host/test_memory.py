@@ -25,7 +25,7 @@ def learn(model: Any, height: int, width: int) -> artifacts.ValueEmbedding:
     assert inverted.latents is not None
     trajectory = artifacts.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
-    chosen = learning.LearningSettings(first_evaluations=2, good_enough=0.0)
+    chosen = learning.LearningSettings(first_evaluations=2, good_enough_closing=0.0)
     return host_learning.learn_value_embedding(
         model, trajectory, None, None, host_learning.LearningWishes(chosen))
 

@@ -1,0 +1,149 @@
+"""The presets on the twelve test scenes: UNet work in rows, reconstruction, edits, seconds.
+
+`direct` learns nothing: it sets the source row back on its way after every step.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo import judge, loading, scenes, trials
+from demo.trials import Trial
+from stylediffusion.control import Window
+from stylediffusion.host.controlling import Wishes, make_control
+from stylediffusion.host.guider import sample_edits
+from stylediffusion.host.inverting import invert_latent
+from stylediffusion.host.learning import LearningWishes, learn_value_embedding
+from stylediffusion.host.model import ModelPatcher
+from stylediffusion.learning import LearningSettings
+from stylediffusion.metrics import psnr
+
+STEPS = 30
+PRESETS = ("default", "exact", "exact_free", "direct")
+WINDOWS = {"tau_v": 0.7, "tau_c": 0.7, "tau_s": 0.5, "tau_u": 0.0}
+
+
+class RowCounter:
+    """Counts the rows of every forward pass through a model's public wrapper."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def __call__(self, apply_model: Any, asked: dict[str, Any]) -> Tensor:
+        self.rows += len(asked["input"])
+        out: Tensor = apply_model(asked["input"], asked["timestep"], **asked["c"])
+        return out
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The demo model, loaded once."""
+
+    model: ModelPatcher
+    clip: Any
+    vae: Any
+    vision: Any
+
+
+def load_parts() -> Parts:
+    """Everything of the demo model, as a node would get it."""
+    with torch.inference_mode():
+        return Parts(loading.load_model(), loading.load_clip(), loading.load_vae(),
+                     loading.load_vision())
+
+
+def wishes_for(preset: str) -> LearningWishes:
+    """What a person would choose."""
+    return LearningWishes(LearningSettings(), fast=preset == "default")
+
+
+@torch.inference_mode()
+def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, Any]:
+    """All presets on one scene."""
+    source = picture(trial.scene)
+    latent = {"samples": parts.vae.encode(source)}
+    trajectory = invert_latent(
+        parts.model, parts.clip, latent, scenes.caption(trial.scene), "", STEPS)
+    ceiling = parts.vae.decode(latent["samples"]).clamp(0, 1)[0]
+    found: dict[str, Any] = {"trial": str(trial), "ceiling_db": psnr(ceiling, source[0])}
+    control = make_control(
+        parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
+        {name: Window(0.0, value) for name, value in WINDOWS.items()},
+        Wishes(blend_words=f"{trial.object}, {trial.new_object}"))
+    for preset in presets:
+        found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
+    return found
+
+
+def run_preset(
+    parts: Parts, trial: Trial, source: Tensor, trajectory: Any, control: Any, preset: str
+) -> dict[str, Any]:
+    """Learn, sample and measure."""
+    counter, model = RowCounter(), parts.model.clone()
+    model.set_model_unet_function_wrapper(counter)
+    tower = (parts.vision, source) if preset == "exact" else (None, None)
+    started, evaluations, embedding = time.perf_counter(), 0, None
+    if preset != "direct":
+        embedding = learn_value_embedding(model, trajectory, *tower, wishes_for(preset))
+        evaluations = len(embedding.losses)
+    seconds = time.perf_counter() - started
+    painted = parts.vae.decode(sample_edits(
+        parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
+    painted = painted.clamp(0, 1)
+    edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
+    return {"rows": counter.rows + evaluations, "inner_steps": evaluations,
+            "seconds": round(seconds, 2), "reconstruction_db": psnr(painted[0], source[0]),
+            "edits": edits}
+
+
+def measured_edit(trial: Trial, place: int, source: Tensor, edit: Tensor) -> dict[str, Any]:
+    """PSNR to the true edit inside what should change and outside, and the judge's word."""
+    true = picture(trial.edits[place])[0]
+    inside = (true - source).abs().amax(-1) > 0
+    names = judge.name(judge.load(), torch.stack([true, edit]).permute(0, 3, 1, 2))
+    return {"inside_db": psnr(edit, true, inside), "outside_db": psnr(edit, true, ~inside),
+            "right": names[0] == names[1]}
+
+
+def picture(scene: scenes.Scene) -> Tensor:
+    """A scene as the host's IMAGE [1, H, W, 3]."""
+    return torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
+
+
+def summary(results: list[dict[str, Any]], presets: Sequence[str]) -> dict[str, Any]:
+    """Medians over the scenes, and how many edits were judged to be what was asked."""
+    found: dict[str, Any] = {}
+    for preset in presets:
+        rows = [r[preset] for r in results]
+        edits = [edit for row in rows for edit in row["edits"]]
+        gaps = [r[preset]["reconstruction_db"] - r["ceiling_db"] for r in results]
+        found[preset] = {
+            "rows": statistics.median(r["rows"] for r in rows),
+            "inner_steps": statistics.median(r["inner_steps"] for r in rows),
+            "seconds": statistics.median(r["seconds"] for r in rows),
+            "db_minus_ceiling": round(statistics.median(gaps), 3),
+            "edits_inside_db": round(statistics.median(e["inside_db"] for e in edits), 2),
+            "edits_outside_db": round(statistics.median(e["outside_db"] for e in edits), 2),
+            "edits_right": f"{sum(e['right'] for e in edits)} of {len(edits)}",
+        }
+    return found
+
+
+def run(scenes_wanted: int, presets: Sequence[str] = PRESETS) -> dict[str, Any]:
+    """All presets on some of the test scenes."""
+    parts, results = load_parts(), []
+    for i, trial in enumerate(trials.TESTS[:scenes_wanted]):
+        results.append(run_trial(parts, trial, presets))
+        row = "; ".join(f"{p} {results[-1][p]['reconstruction_db']:.2f} dB in "
+                        f"{results[-1][p]['rows']} rows, {results[-1][p]['seconds']} s"
+                        for p in presets)
+        print(f"  scene {i + 1}: {row}", flush=True)
+    return {"summary": summary(results, presets), "scenes": results}

@@ -1,0 +1,129 @@
+"""What is measured: the demo model, and a model of Stable Diffusion 1.5's shape at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from demo import host_path  # isort: skip  (before anything that imports comfy)
+
+import comfy.clip_vision
+import comfy.model_patcher
+import comfy.samplers
+import comfy.supported_models
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo import loading, scenes, trials
+from stylediffusion.artifacts import AttentionLayer, Conditioning
+from stylediffusion.host.attention import LayerFinder, with_patch
+from stylediffusion.host.model import ModelPatcher
+
+own_arguments = host_path.own_arguments
+SD15_CONFIG = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False,
+    "context_dim": 768, "adm_in_channels": None, "use_linear_in_transformer": False,
+}
+VIT_B16_CONFIG = {
+    "model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "num_channels": 3, "image_size": 224,
+    "patch_size": 16, "hidden_act": "quick_gelu", "projection_dim": 512,
+}
+Work = Callable[[Any, dict[str, Any], Tensor], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with gradients possible, prompts, a latent (VP), a vision tower and its picture."""
+
+    name: str
+    model: ModelPatcher
+    positive: Conditioning
+    negative: Conditioning
+    latent: Tensor
+    tower: Any
+    pixels: Tensor
+
+
+@torch.no_grad()
+def load(name: str, side: int = 64) -> Subject:
+    """`demo` or `sd15`; `side` is the latent's, for sd15 only."""
+    return _demo() if name == "demo" else _sd15(side)
+
+
+def _demo() -> Subject:
+    clip, vae, scene = loading.load_clip(), loading.load_vae(), trials.DEMO.scene
+    tower = loading.load_vision()
+    picture = torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
+    latent = vae.encode(picture) * loading.parts.LATENT_SCALE
+    prompts = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
+               for text in (scenes.caption(scene), ""))
+    return Subject("demo", loading.load_model(disable_dynamic=True), *prompts, latent,
+                   tower.model.float().requires_grad_(False), picture.movedim(-1, 1))
+
+
+def _sd15(side: int) -> Subject:
+    config = comfy.supported_models.SD15(dict(SD15_CONFIG))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    tower = comfy.clip_vision.ClipVisionModel(dict(VIT_B16_CONFIG)).model
+    generator = torch.Generator().manual_seed(random.Random("bench").randrange(2**31))
+    for module in (model.diffusion_model, tower):
+        initialise(module.float(), generator)
+    tower.requires_grad_(False)
+    cpu = torch.device("cpu")
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    prompts: list[Conditioning] = [
+        [(torch.randn(1, 77, 768, generator=generator), {})] for _ in range(2)]
+    latent = torch.randn(1, 4, side, side, generator=generator)
+    pixels = torch.randn(1, 3, 224, 224, generator=generator)
+    return Subject("sd15", patcher, prompts[0], prompts[1], latent, tower, pixels)
+
+
+@torch.no_grad()
+def initialise(module: torch.nn.Module, generator: torch.Generator) -> None:
+    """Weights of the size that training starts from: the host's layers come uninitialised."""
+    for name, weight in module.named_parameters():
+        if weight.ndim == 1 and "embedding" not in name:
+            weight.fill_(1.0 if name.endswith("weight") else 0.0)
+        else:
+            bound = (3.0 / max(1, weight[0].numel())) ** 0.5
+            weight.uniform_(-bound, bound, generator=generator)
+
+
+class _Stage(comfy.samplers.Sampler):
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any,
+        **options: Any,
+    ) -> Tensor:
+        self.work(model_wrap, extra_args["model_options"], sigmas)
+        return torch.zeros_like(rest[2])
+
+
+def on_stage(subject: Subject, sigmas: Tensor, work: Work) -> None:
+    """Run work(guider's model, model options, sigmas) where the host would sample."""
+    guider = comfy.samplers.CFGGuider(subject.model)
+    guider.set_conds(subject.positive, subject.negative)
+    start = torch.zeros_like(subject.latent)
+    guider.sample(start, start, _Stage(work), sigmas, disable_pbar=True)
+
+
+def layers_of(model: Any, options: dict[str, Any], sigma: Tensor, latent: Tensor
+              ) -> tuple[AttentionLayer, ...]:
+    """All cross-attention layers, from one forward pass."""
+    finder = LayerFinder()
+    with torch.no_grad():
+        comfy.samplers.calc_cond_batch(
+            model.inner_model, [model.conds["positive"], None], latent, sigma.expand(1),
+            with_patch(options, "attn2_patch", finder.patch))
+    return tuple(finder.found.values())

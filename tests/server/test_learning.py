@@ -1,0 +1,87 @@
+"""Learning on the real server: stopped and gone on with, after a crash too, and no leak."""
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from development import editing
+from development.environment import ensure
+from development.graph import Prompt, to_prompt
+from development.server import ExecutionInterrupted, Server, ServerError
+from tests.graphs import INVERT, LEARN, changed
+
+SCENE = "StyleDiffusionDemoScene"
+
+
+@pytest.fixture(scope="module")
+def graph(server: Server) -> Prompt:
+    """Eight steps of learning, of a picture no other test learns."""
+    prompt = to_prompt(editing.load_graph(), server.object_info())
+    return changed(changed(prompt, INVERT, steps=8), SCENE, seed=11)
+
+
+class LearningProgress:
+    """Notes what the learning node reports, and does something once it is past the middle."""
+
+    def __init__(self, prompt: Prompt, then: Any = None) -> None:
+        self.node, self.then = editing.node_of(prompt, LEARN), then
+        self.values: list[float] = []
+
+    def __call__(self, node_id: str, value: float, maximum: float) -> None:
+        if node_id != self.node or maximum <= 1:
+            return
+        self.values.append(value)
+        if self.then is not None and value > maximum / 2:
+            then, self.then = self.then, None
+            then()
+
+
+def pictures(server: Server, prompt: Prompt, progress: Any = None) -> list[Any]:
+    entry = server.wait(server.queue(prompt), progress)
+    return editing.decoded(server.images(entry)[editing.node_of(prompt, "SaveImage")])
+
+
+def forget(server: Server) -> None:
+    server._post("/free", {"free_memory": True, "unload_models": True})
+
+
+def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt) -> None:
+    with pytest.raises(ExecutionInterrupted, match=LEARN):
+        pictures(server, graph, LearningProgress(graph, server.interrupt))
+    rest = LearningProgress(graph)
+    resumed = pictures(server, graph, rest)
+    assert min(rest.values) > max(rest.values) / 3, "finished steps are not learnt again"
+    forget(server)
+    again = LearningProgress(graph)
+    whole = pictures(server, graph, again)
+    assert min(again.values) < max(again.values) / 3, "nothing was left of the stopped run"
+    for one, other in zip(resumed, whole, strict=True):
+        assert one.equal(other)
+
+
+def test_a_crashed_run_goes_on_in_the_next_server() -> None:
+    environment = ensure()
+    base = environment.base_directory("crash")
+    with Server(environment.python, environment.host, base) as server:
+        graph = to_prompt(editing.load_graph(), server.object_info())
+        graph = changed(changed(graph, INVERT, steps=8), SCENE, seed=12)
+        assert server._process is not None
+        kill = (os.kill, server._process.pid, signal.SIGKILL)
+        with pytest.raises((ServerError, OSError)):
+            pictures(server, graph, LearningProgress(graph, lambda: kill[0](*kill[1:])))
+    with Server(environment.python, environment.host, base) as server:
+        rest = LearningProgress(graph)
+        assert len(pictures(server, graph, rest)) == 3
+        assert min(rest.values) > max(rest.values) / 3
+
+
+def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph: Prompt) -> None:
+    assert server._process is not None
+    process, resident = psutil.Process(server._process.pid), []
+    for seed in range(20, 30):
+        pictures(server, changed(changed(graph, SCENE, seed=seed), INVERT, steps=3))
+        resident.append(process.memory_info().rss)
+    assert resident[9] < 1.02 * resident[1], [round(r / 1e6) for r in resident]
