@@ -89,10 +89,11 @@ def run_preset(
     """Learn, sample and measure."""
     counter, model = RowCounter(), parts.model.clone()
     model.set_model_unet_function_wrapper(counter)
-    tower = (parts.vision, source) if preset == "exact" else (None, None)
+    tower, image = (parts.vision, source) if preset == "exact" else (None, None)
     started, evaluations, embedding = time.perf_counter(), 0, None
     if preset != "direct":
-        embedding = learn_value_embedding(model, trajectory, *tower, wishes_for(preset))
+        embedding = learn_value_embedding(
+            model, trajectory, tower, image, wishes_for(preset))
         evaluations = len(embedding.losses)
     seconds = time.perf_counter() - started
     painted = parts.vae.decode(sample_edits(

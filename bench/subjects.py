@@ -63,9 +63,9 @@ def _demo() -> Subject:
     tower = loading.load_vision()
     picture = torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
     latent = vae.encode(picture) * loading.parts.LATENT_SCALE
-    prompts = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
-               for text in (scenes.caption(scene), ""))
-    return Subject("demo", loading.load_model(disable_dynamic=True), *prompts, latent,
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
+                          for text in (scenes.caption(scene), ""))
+    return Subject("demo", loading.load_model(disable_dynamic=True), positive, negative, latent,
                    tower.model.float().requires_grad_(False), picture.movedim(-1, 1))
 
 
