@@ -14,8 +14,9 @@ usage: python3 dev.py COMMAND [arguments]
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
-  bench learn [--json FILE]
-                        how fast, lean and exact learning is (most of an hour); --only picks a part
+  bench learn|edit [--json FILE]
+                        how fast, lean and exact learning is, or what edits cost; up to an hour,
+                        --only picks a part
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 
@@ -28,7 +29,7 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
 MODULES = {"test": "pytest", "train": "demo.train", "evaluate": "demo.evaluate"}
-BENCHES = {"learn": "bench.learn"}
+BENCHES = {"learn": "bench.learn", "edit": "bench.edit"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 

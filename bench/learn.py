@@ -55,7 +55,7 @@ def step_ratios(shape: str) -> dict[str, Any]:
 def peaks() -> dict[str, Any]:
     """Peak bytes of each kind of work at SD1.5's shape, each in a fresh process."""
     found = {}
-    for kind in memory.KINDS:
+    for kind in memory.LEARNING_KINDS:
         if enough_memory("sd15", kind):
             found[kind] = memory.measured("sd15", kind, SIDE)
             row = ", ".join(f"{k} {v / GIB:.2f} GiB" for k, v in found[kind].items())

@@ -1,6 +1,6 @@
 """Peak memory of one kind of work, in a process of its own.
 
-    python -m bench.memory SHAPE forward|learning|checkpointed|textbook [SIDE]
+    python -m bench.memory SHAPE KIND SIDE
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-KINDS = ("forward", "learning", "checkpointed", "textbook")
+LEARNING_KINDS = ("forward", "learning", "checkpointed", "textbook")
+EDITING_KINDS = ("plain", "replace", "replace+blend", "refine")
 
 
 def measured(shape: str, kind: str, side: int) -> dict[str, int]:
@@ -30,6 +31,7 @@ def main() -> None:
 
     from stylediffusion.host.memory import peak_bytes
 
+    from .editing_step import EditSteps, with_edit_steps
     from .learning_step import InnerSteps, with_inner_steps
 
     shape, kind, side = subjects.own_arguments
@@ -37,13 +39,20 @@ def main() -> None:
     cpu = torch.device("cpu")
     found = {"weights": subject.model.model_size(), "before": peak_bytes(cpu)}
 
-    def work(steps: InnerSteps) -> None:
+    def edit(steps: EditSteps) -> None:
+        (steps.plain if kind == "plain" else steps.edited)()
+        found["peak"] = peak_bytes(cpu)
+
+    def learn(steps: InnerSteps) -> None:
         made = {"forward": steps.plain, "learning": steps.inner, "textbook": steps.textbook,
                 "checkpointed": lambda: steps.inner(checkpoints=True)}[kind]()
         made()
         found["peak"] = peak_bytes(cpu)
 
-    with_inner_steps(subject, work)
+    if kind in EDITING_KINDS:
+        with_edit_steps(subject, "replace" if kind == "plain" else kind, edit)
+    else:
+        with_inner_steps(subject, learn)
     print(json.dumps(found))
 
 

@@ -110,11 +110,18 @@ class _Stage(comfy.samplers.Sampler):
         return torch.zeros_like(rest[2])
 
 
-def on_stage(subject: Subject, sigmas: Tensor, work: Work) -> None:
-    """Run work(guider's model, model options, sigmas) where the host would sample."""
+def on_stage(
+    subject: Subject, sigmas: Tensor, work: Work, positive: Conditioning | None = None
+) -> None:
+    """Run work(guider's model, model options, sigmas) where the host would sample.
+
+    The batch has a row for each row of `positive`, which is the subject's own where not given.
+    """
+    positive = positive or subject.positive
     guider = comfy.samplers.CFGGuider(subject.model)
-    guider.set_conds(subject.positive, subject.negative)
-    start = torch.zeros_like(subject.latent)
+    guider.set_conds(positive, subject.negative)
+    guider.set_cfg(7.5)
+    start = torch.zeros_like(subject.latent).repeat(len(positive[0][0]), 1, 1, 1)
     guider.sample(start, start, _Stage(work), sigmas, disable_pbar=True)
 
 
