@@ -144,15 +144,15 @@ def encode_latents(budget: Budget) -> bool:
     source, rng = scenes.random_scenes(DATA_SEED), random.Random(DATA_SEED)
     tokens = parts.tokenizer()
     latents, ids = [], []
-    for start in range(0, LATENT_SCENES, 50):
+    for start in range(0, budget.scenes, 50):
         drawn = take(source, 50)
         with autocast():
             images = pixels(drawn).contiguous(memory_format=VAE_LAYOUT)
             latents.append(vae.taesd_encoder(images).half())
         texts = [scenes.random_caption(s, rng) for s in drawn for _ in range(CAPTIONS_A_SCENE)]
         ids.append(parts.token_ids(tokens, texts).to(torch.int32).view(50, CAPTIONS_A_SCENE, 77))
-        if start % 2000 == 0:
-            log.info("latents %d of %d", start, LATENT_SCENES)
+        if start % 1000 == 0:
+            log.info("latents %d of %d", start, budget.scenes)
     save_checkpoint(budget.file("latents"), {
         "latents": torch.cat(latents), "ids": torch.cat(ids),
         "empty": parts.token_ids(tokens, [""])[0],
@@ -281,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--scenes", type=int, default=LATENT_SCENES, help="of stage latents")
     parser.add_argument("--weights", type=Path, help="an exported model to go on from")
     wanted = parser.parse_args(host_path.own_arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -288,7 +289,8 @@ def main() -> None:
     stage, steps = STAGES[wanted.stage]
     torch.manual_seed(wanted.seed)
     done = stage(Budget(
-        wanted.out, wanted.seed, wanted.steps or steps, wanted.minutes, wanted.weights))
+        wanted.out, wanted.seed, wanted.steps or steps, wanted.minutes, wanted.weights,
+        wanted.scenes))
     raise SystemExit(0 if done else 3)
 
 

@@ -31,6 +31,7 @@ class Budget:
     steps: int
     minutes: float
     weights: Path | None = None
+    scenes: int = 0
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + 60 * self.minutes

@@ -6,17 +6,30 @@ map itself never has to exist. A head of width d carries d words at the price of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..artifacts import AttentionLayer
 from ..control import Control, Target
-from .attention import CONDITIONAL, ExtraOptions, conditional_chunks, fused_attention
+from .attention import (
+    CONDITIONAL,
+    AttentionReplacement,
+    ExtraOptions,
+    conditional_chunks,
+    fused_attention,
+    sampling_step,
+)
 
 
 def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> Tensor:
-    """sum over heads of softmax(q k^T) @ columns: [rows, h * w, c] from columns [rows, T, c]."""
+    """sum over heads of softmax(q k^T) @ columns: [rows, h * w, c] from columns [rows, T, c].
+
+    Keys that the host repeats, beside a longer negative prompt, share what their column has.
+    """
     heads = extra["n_heads"]
+    columns = columns.repeat(1, k.shape[1] // columns.shape[1], 1)
     width = q.shape[-1] // heads
     parts = []
     for part in columns.to(q).split(width, dim=-1):
@@ -81,3 +94,48 @@ class WordHeat:
              None if target.subtract is None else self.sums[i : i + 1, :, 1])
             for i, target in enumerate(self.targets)
         ]
+
+
+class PromptHeat:
+    """Running sums over steps, heads and layers of some columns of one row's maps, as edited.
+
+    `columns` [T, words] over the row's tokens; row 0 is the source, row t the t-th target.
+    """
+
+    def __init__(
+        self, columns: Tensor, steps: Sequence[int], row: int, control: Control | None, count: int,
+        device: torch.device,
+    ) -> None:
+        self.steps, self.row = steps, row
+        self.through_source, self.own = columns.expand(count, -1, -1).to(device), None
+        if control is not None and row:
+            first, second = (side[:, row - 1, :, None] for side in control.weights(count))
+            mapper = control.targets[row - 1].alignment.mapper
+            self.through_source = (mapper @ (first * columns)).to(device)
+            self.own = (second * columns).to(device)
+        self.sums: Tensor | None = None
+
+    def replacement(self, layer: AttentionLayer) -> AttentionReplacement:
+        """The attention of one layer as it is, watched at the chosen steps."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
+            step = sampling_step(extra)
+            if step in self.steps:
+                for kind, rows in conditional_chunks(len(q), extra):
+                    if kind == CONDITIONAL:
+                        self._add(layer, self._columns(q[rows], k[rows], extra, step))
+            return fused_attention(q, k, v, extra)
+
+        return attend
+
+    def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
+        """[h * w, words] of the row's edited map: the source's share and its own."""
+        found = column_sums(q[:1], k[:1], self.through_source[step : step + 1], extra)
+        if self.own is not None and bool((self.own[step] != 0).any()):
+            own = slice(self.row, self.row + 1)
+            found = found + column_sums(q[own], k[own], self.own[step : step + 1], extra)
+        return found[0]
+
+    def _add(self, layer: AttentionLayer, found: Tensor) -> None:
+        grid = found.unflatten(0, (layer.height, layer.width)).movedim(-1, 0)
+        self.sums = grid if self.sums is None else self.sums + grid

@@ -14,7 +14,7 @@ PROMISED = {
     "StyleDiffusionDDIMInvert", "StyleDiffusionLearnValueEmbedding",
     "StyleDiffusionP2PlusController", "StyleDiffusionSample", "StyleDiffusionSaveInversion",
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
-    "StyleDiffusionLoadCLIPVision",
+    "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
 }
 
 
