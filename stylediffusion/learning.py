@@ -31,11 +31,11 @@ class LearningSettings:
     attention_weight: float = 1.0
     stop_loss: float = 1e-5
     stop_loss_growth: float = 2e-5
-    evaluations: int = 10
+    evaluations: int = 16
     first_evaluations: int = 12
-    good_enough: float = 5e-2
-    good_enough_closing: float = 5e-4
-    closing: float = 0.15
+    good_enough: float = 3e-2
+    good_enough_closing: float = 1e-4
+    closing: float = 0.2
 
     def inner_steps_at(self, step: int) -> int:
         """ceil(100 * exp(-0.1 * i)), at least one."""
