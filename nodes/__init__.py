@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import control, demo, files, inversion, sampling, viewing, vision
+from . import control, demo, files, inversion, sampling, sweep, viewing, vision
 
-ROOMS = (inversion, control, sampling, viewing, files, vision, demo)
+ROOMS = (inversion, control, sampling, sweep, viewing, files, vision, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):

@@ -59,7 +59,8 @@ class P2PlusController(io.ComfyNode):
                 _words("subtract_words", "With blend_words: the edit never shows where these words "
                        "look.", advanced=True),
                 _words("windows", "Exceptions to the shares above: tau_c: 0.1-0.6 gives one a "
-                       "start as well, tiger: 0-0.4 gives one word its own tau_c.",
+                       "start as well, tiger: 0-0.4 gives one word its own tau_c. With several "
+                       "targets: one list for all, or one for each between semicolons.",
                        advanced=True),
                 io.Float.Input("blend_threshold", default=0.3, min=0.0, max=1.0, step=0.05,
                                optional=True, advanced=True, tooltip="With blend_words: how "
@@ -68,6 +69,16 @@ class P2PlusController(io.ComfyNode):
                 io.Float.Input("blend_start", default=0.2, min=0.0, max=1.0, step=0.05,
                                optional=True, advanced=True, tooltip="With blend_words: the share "
                                "of the steps after which the region is kept."),
+                io.Int.Input("blend_pooling", default=3, min=1, max=15, step=2, optional=True,
+                             advanced=True, tooltip="With blend_words: how many cells of the "
+                             "attention map a word's place spreads over. 1 keeps to the word; an "
+                             "odd number."),
+                io.Float.Input("blend_softness", default=0.0, min=0.0, max=1.0, step=0.05,
+                               optional=True, advanced=True, tooltip="With blend_words: how soft "
+                               "the edge of the region is. 0 is a hard edge."),
+                io.Mask.Input("mask", optional=True, tooltip="Paint the region yourself, in place "
+                              "of blend_words: the edit shows where it is white. One for all "
+                              "targets, or one a target."),
             ],
             outputs=[ControlSocket.Output("control", tooltip="The edits, for Sample.")],
         )
@@ -76,13 +87,13 @@ class P2PlusController(io.ComfyNode):
     def execute(
         cls, clip: Any, trajectory: Any, targets: str, mode: str, tau_v: float, tau_c: float,
         tau_s: float, tau_u: float, blend_threshold: float = 0.3, blend_start: float = 0.2,
-        **words: str,
+        blend_pooling: int = 3, blend_softness: float = 0.0, mask: Any = None, **words: str,
     ) -> io.NodeOutput:
         ends = {"tau_v": tau_v, "tau_c": tau_c, "tau_s": tau_s, "tau_u": tau_u}
         windows = {name: Window(0.0, end) for name, end in ends.items()}
         return io.NodeOutput(make_control(
             clip, trajectory, targets, mode, windows, Wishes(**words),
-            Blend(blend_threshold, blend_start)))
+            Blend(blend_threshold, blend_start, blend_pooling, blend_softness), mask))
 
 
 NODES: list[type[io.ComfyNode]] = [P2PlusController]

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.guider import sample_edits
+from ..stylediffusion.host.guider import sample_with_masks
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
 
@@ -41,6 +41,8 @@ class Sample(io.ComfyNode):
             outputs=[
                 io.Latent.Output("latent", tooltip="Reconstruction first, then one latent a "
                                  "target, for VAE Decode."),
+                io.Mask.Output("mask", tooltip="Where each edit was let show at the end, at the "
+                               "picture's size: all of it where nothing was blended."),
             ],
         )
 
@@ -49,7 +51,7 @@ class Sample(io.ComfyNode):
         cls, model: Any, trajectory: Any, guidance: float, value_embedding: Any = None,
         control: Any = None, exact_source: bool = False,
     ) -> io.NodeOutput:
-        return io.NodeOutput(sample_edits(
+        return io.NodeOutput(*sample_with_masks(
             model, trajectory, value_embedding, control, guidance, exact_source))
 
 

@@ -6,7 +6,8 @@ exist: (A_source P) v = A_source (P v). See `mixed_values`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,6 +40,13 @@ class Window:
         return int(steps * self.start) <= step < int(steps * self.end)
 
 
+HOLDS = {
+    "tau_v": Window.holds_value, "tau_c": Window.holds_cross,
+    "tau_s": Window.holds_self, "tau_u": Window.holds_self,
+}
+TAUS = tuple(HOLDS)
+
+
 @dataclass(frozen=True)
 class WordWindow:
     """A cross-attention window of its own for some tokens of a target."""
@@ -60,7 +68,8 @@ class Target:
     """One edit: its prompt as conditioning, how its tokens align with the source's, and wishes.
 
     `emphasis` fp32 [T] is a factor for each token's edited map; `blend` and `subtract` say where
-    the edit may show, and None means everywhere.
+    the edit may show, or `mask` fp32 [h, w] in their place; None means everywhere. `windows`, by
+    the name of the tau, stand in for those of the control.
     """
 
     prompt: str
@@ -71,6 +80,8 @@ class Target:
     word_windows: tuple[WordWindow, ...] = ()
     blend: WordMasks | None = None
     subtract: WordMasks | None = None
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    mask: Tensor | None = None
 
     def weights(self, tau_c: Window, step: int, steps: int) -> tuple[Tensor, Tensor]:
         """(w r e, w (1 - r) e + 1 - w) over target tokens: what each map's columns weigh.
@@ -87,7 +98,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Control:
-    """Everything P2Plus Controller decides; windows are tau_v, tau_c, tau_s and tau_u."""
+    """Everything P2Plus Controller decides; the windows are those of targets without their own."""
 
     source_prompt: str
     targets: tuple[Target, ...]
@@ -100,7 +111,23 @@ class Control:
     @property
     def blends(self) -> bool:
         """Whether any edit is kept to a place."""
+        return self.reads_words or any(target.mask is not None for target in self.targets)
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether any edit is kept to where words look."""
         return any(target.blend is not None for target in self.targets)
+
+    def window(self, tau: str, target: Target) -> Window:
+        """The window of tau_v, tau_c, tau_s or tau_u that a target has."""
+        shared: Window = getattr(self, tau)
+        return target.windows.get(tau, shared)
+
+    def held(self, tau: str, steps: int) -> Tensor:
+        """Which targets' windows of a tau hold which steps: bool [N, targets]."""
+        windows = [self.window(tau, target) for target in self.targets]
+        return torch.tensor(
+            [[HOLDS[tau](window, i, steps) for window in windows] for i in range(steps)])
 
     def mappers(self) -> Tensor:
         """P of all targets [targets, source tokens, target tokens]."""
@@ -108,7 +135,7 @@ class Control:
 
     def weights(self, steps: int) -> tuple[Tensor, Tensor]:
         """The two column weights of every step and target, [N, targets, T] each."""
-        rows = [[target.weights(self.tau_c, i, steps) for target in self.targets]
+        rows = [[target.weights(self.window("tau_c", target), i, steps) for target in self.targets]
                 for i in range(steps)]
         first, second = (torch.stack([torch.stack([pair[side] for pair in row]) for row in rows])
                          for side in (0, 1))

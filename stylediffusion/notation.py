@@ -67,3 +67,17 @@ def window(value: str, name: str) -> Window:
             "between 0 and 1"
         )
     return Window(start, end)
+
+
+def windows(text: str, name: str) -> list[tuple[str, Window]]:
+    """(text, window) of each of "0, 0.3, 0.1-0.6", every window once.
+
+    Raises ValueError for a part that is none, or where nothing is written.
+    """
+    found: dict[Window, str] = {}
+    for part in re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text)):
+        if part:
+            found.setdefault(window(part, name), part)
+    if not found:
+        raise ValueError(f"there is no value of '{name}'; write some, for example 0, 0.3, 0.6")
+    return [(part, made) for made, part in found.items()]

@@ -24,11 +24,12 @@ class Edit:
     windows: dict[tuple[int, ...], tuple[float, float]] = field(default_factory=dict)
     words: tuple[list[int], list[int]] | None = None
     subtract: tuple[list[int], list[int]] | None = None
+    painted: Tensor | None = None
 
 
 @dataclass
 class Settings:
-    """Windows lo-hi, guidance, the blend's threshold and start, and c * s + b per step."""
+    """Windows lo-hi, guidance, the blend's numbers, and c * s + b per step."""
 
     tau_v: tuple[float, float]
     tau_c: tuple[float, float]
@@ -39,6 +40,8 @@ class Settings:
     start: float = 0.2
     scale: Tensor | None = None
     shift: Tensor | None = None
+    pooling: int = 3
+    softness: float = 0.0
 
 
 class Controller:
@@ -95,24 +98,30 @@ class Controller:
             self.read[i].append([m.unflatten(0, grid).movedim(-1, 0) for m in pair])
 
     def mask(self, i: int, height: int, width: int) -> Tensor | None:
-        """Source or target words' summed maps, pooled, over their maximum, above the threshold."""
-        edit = self.edits[i]
+        """Source or target words' summed maps, pooled, over their maximum, above the threshold.
+
+        With softness s the mask is 0 up to t (1 - s), 1 from t (1 - s) + s, and straight between.
+        """
+        edit, soft = self.edits[i], self.settings.softness
+        if edit.painted is not None:
+            return edit.painted
         if edit.words is None:
             return None
 
-        def where(words: tuple[list[int], list[int]], pooled: bool) -> Tensor:
-            found = torch.zeros(height, width, dtype=torch.bool)
+        def where(words: tuple[list[int], list[int]], pooling: int) -> Tensor:
+            found = torch.zeros(height, width)
             for side in (0, 1):
                 total = sum(maps[side][words[side]].sum(0) for maps in self.read[i])
-                heat = total[None, None]
-                if pooled:
-                    heat = torch.nn.functional.max_pool2d(heat, 3, 1, 1)
-                heat = torch.nn.functional.interpolate(heat, (height, width))
-                found |= (heat / heat.max())[0, 0] > self.settings.threshold
+                heat = torch.nn.functional.max_pool2d(total[None, None], pooling, 1, pooling // 2)
+                heat = heat / heat.max()
+                low, mode = self.settings.threshold * (1 - soft), "bilinear" if soft else "nearest"
+                heat = torch.nn.functional.interpolate(heat, (height, width), mode=mode)[0, 0]
+                rising = ((heat - low) / soft).clip(0, 1) if soft else (heat > low).float()
+                found = torch.maximum(found, rising)
             return found
 
-        mask = where(edit.words, True)
-        return mask & ~where(edit.subtract, False) if edit.subtract else mask
+        mask = where(edit.words, self.settings.pooling)
+        return mask * (1 - where(edit.subtract, 1)) if edit.subtract else mask
 
 
 def sample(
@@ -162,6 +171,6 @@ def sample(
             for row in range(len(edits)):
                 mask = run.mask(row, height, width)
                 if mask is not None:
-                    z[row + 1] = torch.where(mask, z[row + 1], z[0])
+                    z[row + 1] = z[0] + mask * (z[row + 1] - z[0])
         seen.append(z.clone())
     return seen

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import notation
 from ..alignment import TokenizedPrompt, refine, replace, same_word_count
 from ..artifacts import Trajectory
-from ..blend import Blend
-from ..control import Control, Target, Window, WordMasks, WordWindow
+from ..blend import Blend, painted_masks
+from ..control import TAUS, Control, Target, Window, WordMasks, WordWindow
 from . import text
 
 log = logging.getLogger("stylediffusion")
@@ -31,11 +32,12 @@ class Wishes:
 
 def make_control(
     clip: Any, trajectory: Trajectory, targets: str, mode: str, windows: dict[str, Window],
-    wishes: Wishes | None = None, blend: Blend | None = None,
+    wishes: Wishes | None = None, blend: Blend | None = None, mask: Tensor | None = None,
 ) -> Control:
     """A CONTROL for target prompts, one a line; `windows` holds tau_v, tau_c, tau_s and tau_u.
 
-    Raises ValueError naming the line or word where something does not fit.
+    A painted `mask` [1 or targets, H, W] stands in for where the blend words look. Raises
+    ValueError naming the line or word where something does not fit.
     """
     lines = targets.strip().splitlines()
     if not lines:
@@ -43,10 +45,13 @@ def make_control(
     wishes = wishes or Wishes()
     source = text.tokenize(clip, trajectory.prompt)
     prompts = [_tokenized(clip, line.strip(), i + 1) for i, line in enumerate(lines)]
-    windows, word_windows = _windows(wishes.windows, windows, prompts)
+    own_windows, word_windows = _windows(wishes.windows, prompts)
     emphasis = _emphasis(wishes.emphasis, prompts)
     blends = _word_masks(wishes.blend_words, "blend_words", source, prompts)
     subtracts = _word_masks(wishes.subtract_words, "subtract_words", source, prompts)
+    painted = _painted(mask, len(prompts), trajectory)
+    if mask is not None:
+        blends = subtracts = [None] * len(prompts)
     made = []
     for i, prompt in enumerate(prompts):
         own = mode if mode != "auto" else _fitting_mode(source, prompt)
@@ -58,7 +63,7 @@ def make_control(
             )
         made.append(Target(
             prompt.text, own, text.encode(clip, prompt.text), alignment, emphasis[i],
-            word_windows[i], blends[i], subtracts[i]))
+            word_windows[i], blends[i], subtracts[i], own_windows[i], painted[i]))
     return Control(trajectory.prompt, tuple(made), **windows, blend=blend or Blend())
 
 
@@ -68,30 +73,42 @@ def _tokenized(clip: Any, prompt: str, line: int) -> TokenizedPrompt:
     return text.tokenize(clip, prompt)
 
 
+def _painted(mask: Tensor | None, count: int, trajectory: Trajectory) -> list[Tensor | None]:
+    """The painted mask of each target at the latent's size, None where nothing is painted."""
+    if mask is None:
+        return [None] * count
+    if not mask.any():
+        log.warning("the mask is empty, so no edit shows; paint the region, or disconnect it")
+    return list(painted_masks(mask, count, *trajectory.latents.shape[-2:]))
+
+
 def _fitting_mode(source: TokenizedPrompt, target: TokenizedPrompt) -> str:
     return "replace" if same_word_count(source, target) else "refine"
 
 
 def _windows(
-    written: str, windows: dict[str, Window], prompts: list[TokenizedPrompt]
-) -> tuple[dict[str, Window], list[tuple[WordWindow, ...]]]:
-    """The tau windows, where written overridden, and the windows of single words."""
-    windows = dict(windows)
-    own: list[list[WordWindow]] = [[] for _ in prompts]
-    for name, value in notation.pairs(written, "windows"):
-        window = notation.window(value, name)
-        if name in windows:
-            windows[name] = window
-            continue
-        for found, positions in zip(own, _somewhere(name, prompts, "windows"), strict=True):
-            if positions:
-                found.append(WordWindow(positions, window))
-    return windows, [tuple(found) for found in own]
+    written: str, prompts: list[TokenizedPrompt]
+) -> tuple[list[dict[str, Window]], list[tuple[WordWindow, ...]]]:
+    """For each target the tau windows that were written, and those of single words."""
+    taus: list[dict[str, Window]] = [{} for _ in prompts]
+    words: list[list[WordWindow]] = [[] for _ in prompts]
+    one_line = written.replace("\n", ",")
+    for part, group in notation.parts_of(one_line, len(prompts), "windows"):
+        chosen = [prompts[i] for i in group]
+        for name, value in notation.pairs(part, "windows"):
+            window = notation.window(value, name)
+            found = [()] * len(group) if name in TAUS else _somewhere(name, chosen, "windows")
+            for i, positions in zip(group, found, strict=True):
+                if name in TAUS:
+                    taus[i][name] = window
+                elif positions:
+                    words[i].append(WordWindow(positions, window))
+    return taus, [tuple(found) for found in words]
 
 
-def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[torch.Tensor | None]:
+def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[Tensor | None]:
     """A factor for each token of each target, None where nothing was asked."""
-    factors: list[torch.Tensor | None] = [None for _ in prompts]
+    factors: list[Tensor | None] = [None for _ in prompts]
     for part, group in notation.parts_of(written, len(prompts), "emphasis"):
         for name, value in notation.pairs(part, "emphasis"):
             number = notation.factor(value, name)
@@ -134,7 +151,7 @@ def _somewhere(
     return found
 
 
-def _mask(prompt: TokenizedPrompt, found: list[tuple[int, ...]]) -> torch.Tensor:
+def _mask(prompt: TokenizedPrompt, found: list[tuple[int, ...]]) -> Tensor:
     mask = torch.zeros(len(prompt.token_ids))
     for positions in found:
         mask[list(positions)] = 1

@@ -11,7 +11,7 @@ from tqdm.auto import trange
 
 from ..artifacts import AttentionLayer, ValueEmbedding
 from ..blend import blend_mask, blended
-from ..control import Control, Window, injects_self_attention, mixed_values
+from ..control import Control, injects_self_attention, mixed_values
 from ..mapping import value_input
 from .attention import (
     CONDITIONAL,
@@ -27,6 +27,19 @@ from .attention import (
 from .heat import WordHeat
 
 RUN = "stylediffusion_run"
+
+
+class RowWindow:
+    """What holds at some steps for some rows of a chunk: from bool [N, rows]."""
+
+    def __init__(self, held: Tensor, device: torch.device) -> None:
+        self.anywhere: list[bool] = held.any(1).tolist()
+        self.ever = any(self.anywhere)
+        self.rows = held[..., None, None].to(device)
+
+    def chosen(self, step: int, inside: Tensor, outside: Tensor) -> Tensor:
+        """Rows [rows, T, d] of `inside` where it holds at a step, else of `outside`."""
+        return torch.where(self.rows[step], inside, outside)
 
 
 class P2PlusRun:
@@ -51,30 +64,50 @@ class P2PlusRun:
         self.source = None if source is None else source.to(device)
         self.scale = None if embedding is None else embedding.scale.to(device)
         self.shift = None if embedding is None else embedding.shift.to(device)
-        self.crosses, self.keeps_own = [False] * steps, [False] * steps
+        self.crosses, self.keeps_own, self.hears_both = ([False] * steps for _ in range(3))
         self.heat: WordHeat | None = None
+        self.masks: Tensor | None = None
         if control is None:
             return
+        self._hold(control, device)
         first, second = control.weights(steps)
-        self.crosses = ((first != 0) | (second != 1)).flatten(1).any(1).tolist()
-        self.keeps_own = (second != 0).flatten(1).any(1).tolist()
-        self.first, self.second = first.to(device), second.to(device)
+        self._weigh(first, second, device)
         self.mappers = control.mappers().to(device)
-        if control.blends:
+        if control.reads_words:
             self.heat = WordHeat(control, self.mappers, self.first, self.second, supervising)
+
+    def _hold(self, control: Control, device: torch.device) -> None:
+        """The windows of all rows; the source hears the value embedding at every step."""
+        source = torch.zeros(self.steps, 1, dtype=torch.bool)
+        value, layout, unconditional = (
+            control.held(tau, self.steps) for tau in ("tau_v", "tau_s", "tau_u"))
+        self.hears = RowWindow(torch.cat([~source, value], 1), device)
+        self.layout = {
+            CONDITIONAL: RowWindow(torch.cat([source, layout], 1), device),
+            UNCONDITIONAL: RowWindow(torch.cat([source, unconditional], 1), device),
+        }
+
+    def _weigh(self, first: Tensor, second: Tensor, device: torch.device) -> None:
+        """Which target rows hear the source's map alone, and at which steps any hears both."""
+        alone = (second == 0).all(-1)
+        plain = (first == 0).all(-1) & (second == 1).all(-1)
+        self.crosses = (~plain).any(1).tolist()
+        self.keeps_own = (second != 0).flatten(1).any(1).tolist()
+        self.hears_both = (~plain & ~alone).any(1).tolist()
+        self.through_source = RowWindow(alone, device)
+        self.first, self.second = first.to(device), second.to(device)
 
     def options(self, model_options: dict[str, Any]) -> dict[str, Any]:
         """Model options with the patches this run needs, and none that would do nothing."""
-        control = self.control
-        if control is not None and self._ever(control.tau_s, control.tau_u):
+        if self.control is not None and any(row.ever for row in self.layout.values()):
             model_options = with_patch(model_options, "attn1_patch", self.self_attention)
         if self.scale is not None or any(self.crosses):
             model_options = with_patch(model_options, "attn2_patch", self.cross_attention)
-        apart = any(c and k for c, k in zip(self.crosses, self.keeps_own, strict=True))
-        replaced = self.layers if apart else self.heat.layers if self.heat is not None else ()
+        read = () if self.heat is None else self.heat.layers
+        replaced = self.layers if any(self.hears_both) else read
         if replaced:
             model_options = with_replacements(model_options, replaced, self._replacement)
-        if self.heat is not None or self.source is not None:
+        if self.source is not None or (self.control is not None and self.control.blends):
             model_options = {**model_options, "transformer_options": {
                 **model_options.get("transformer_options", {}), RUN: self}}
         return model_options
@@ -87,33 +120,39 @@ class P2PlusRun:
 
     def blended(self, step: int, latents: Tensor) -> Tensor:
         """Latents [1 + targets, C, h, w] after a step, with the edits kept to their places."""
-        if self.heat is None or self.control is None:
+        control = self.control
+        if control is None or not control.blends or not control.blend.holds(step, self.steps):
             return latents
-        if not self.control.blend.holds(step, self.steps):
-            return latents
+        self.masks = torch.cat(self._places(control, latents))
+        return blended(latents, self.masks)
+
+    def _places(self, control: Control, latents: Tensor) -> list[Tensor]:
+        """A mask [1, 1, h, w] for each target: painted, by words, or everywhere."""
         height, width = latents.shape[-2:]
-        masks = [
-            torch.ones_like(latents[:1, :1], dtype=torch.bool) if heat is None
-            else blend_mask(heat, subtract, height, width, self.control.blend)
-            for heat, subtract in self.heat.by_target()
+        everywhere = torch.ones_like(latents[:1, :1], dtype=torch.bool)
+        heats = [(None, None)] * len(control.targets) if self.heat is None else \
+            self.heat.by_target()
+        return [
+            target.mask[None, None].to(latents) if target.mask is not None
+            else everywhere if heat is None
+            else blend_mask(heat, subtract, height, width, control.blend)
+            for target, (heat, subtract) in zip(control.targets, heats, strict=True)
         ]
-        return blended(latents, torch.cat(masks))
 
     def self_attention(
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn1_patch: inside their windows target rows look with the source's query and key."""
-        assert self.control is not None
         factor = extra["original_shape"][-1] / extra["activations_shape"][-1]
         if not injects_self_attention(n.shape[1], factor):
             return n, context, value
         step = sampling_step(extra)
-        windows = {CONDITIONAL: self.control.tau_s, UNCONDITIONAL: self.control.tau_u}
         query, key = n.clone(), context.clone()
         for kind, rows in conditional_chunks(len(n), extra):
-            if windows[kind].holds_self(step, self.steps):
-                query[rows] = n[rows][:1]
-                key[rows] = context[rows][:1]
+            held = self.layout[kind]
+            if held.anywhere[step]:
+                query[rows] = held.chosen(step, n[rows][:1], n[rows])
+                key[rows] = held.chosen(step, context[rows][:1], context[rows])
         return query, key, value
 
     def cross_attention(
@@ -124,7 +163,7 @@ class P2PlusRun:
         Layers that local blend reads are left to their replacement, which needs the true queries.
         """
         step = sampling_step(extra)
-        alone = self.crosses[step] and not self.keeps_own[step] and not self._is_read(extra)
+        alone = self.crosses[step] and not self.hears_both[step] and not self._is_read(extra)
         query, key, heard = n, context, value.clone()
         if alone:
             query, key = n.clone(), context.clone()
@@ -133,9 +172,10 @@ class P2PlusRun:
                 continue
             heard[rows] = self._with_embedding(value[rows], step)
             if alone:
-                own = slice(rows.start + 1, rows.stop)
-                query[own], key[own] = n[rows][:1], context[rows][:1]
-                heard[own], _ = self._mixed(heard[own], step)
+                own, chosen = slice(rows.start + 1, rows.stop), self.through_source.chosen
+                query[own] = chosen(step, n[rows][:1], n[own])
+                key[own] = chosen(step, context[rows][:1], context[own])
+                heard[own] = chosen(step, self._mixed(heard[own], step)[0], heard[own])
         return query, key, heard
 
     def _replacement(self, layer: AttentionLayer) -> AttentionReplacement:
@@ -146,7 +186,7 @@ class P2PlusRun:
             step = sampling_step(extra)
             if watched and self.heat is not None:
                 self.heat.watch(layer, q, k, extra, step)
-            if not self.crosses[step] or not (watched or self.keeps_own[step]):
+            if not self.crosses[step] or not (watched or self.hears_both[step]):
                 return fused_attention(q, k, v, extra)
             return self._two_attentions(q, k, v, extra, step)
 
@@ -179,18 +219,13 @@ class P2PlusRun:
         if self.scale is None or self.shift is None:
             return value
         heard = value_input(value.float(), self.scale[step], self.shift[step]).to(value.dtype)
-        if self.control is not None and not self.control.tau_v.holds_value(step, self.steps):
-            heard[1:] = value[1:]
-        return heard
+        return heard if self.control is None else self.hears.chosen(step, heard, value)
 
     def _is_read(self, extra: ExtraOptions) -> bool:
         """Whether local blend reads the layer of this call."""
         key = (*extra["block"], extra.get("block_index", 0))
         return self.heat is not None and any(
             key == (layer.block, layer.number, layer.index) for layer in self.heat.layers)
-
-    def _ever(self, *windows: Window) -> bool:
-        return any(w.holds_self(i, self.steps) for w in windows for i in range(self.steps))
 
 
 def sample_by_steps(

@@ -10,6 +10,7 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifacts import (
@@ -29,10 +30,12 @@ from .model import ModelPatcher, require_compatible, warn_if_other
 class P2PlusGuider(comfy.samplers.CFGGuider):
     """The host's guider on a batch whose row 0 is the source and whose other rows are the targets.
 
-    One latent in, 1 + targets out. Patches are added when a run starts and gone when it ends.
+    One latent in, 1 + targets out. Patches are added when a run starts and gone when it ends;
+    `masks` [targets, 1, h, w] are the last ones the edits were blended by, where they were.
     """
 
     model_options: dict[str, Any]
+    masks: Tensor | None = None
 
     def __init__(
         self,
@@ -71,13 +74,15 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         before = self.model_options
         self.model_options = run.options(before)
         try:
-            return super().sample(
+            samples: Tensor = super().sample(
                 noise.expand(self.rows, -1, -1, -1).clone(),
                 latent_image.expand(self.rows, -1, -1, -1).clone(),
                 sampler, sigmas, *args, **kwargs,
             )
         finally:
             self.model_options = before
+        self.masks = run.masks
+        return samples
 
 
 def require_size(latent: Tensor, trajectory: Trajectory) -> None:
@@ -129,6 +134,15 @@ def sample_edits(
     step (direct inversion, Ju et al. 2023). Raises ValueError where the parts do not belong
     together.
     """
+    latent, _ = sample_with_masks(model, trajectory, embedding, control, guidance, exact_source)
+    return latent
+
+
+def sample_with_masks(
+    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
+    control: Control | None, guidance: float, exact_source: bool = False,
+) -> tuple[dict[str, Any], Tensor]:
+    """What `sample_edits` gives, and the last blend mask of each target [targets, H, W]."""
     require_matching(trajectory, embedding, control)
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
@@ -145,12 +159,31 @@ def sample_edits(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
     )
     samples = samples.to(comfy.model_management.intermediate_device())
+    require_finite(samples)
+    return {"samples": from_k(samples, float(sigmas[-1]))}, shown_masks(model, guider, samples)
+
+
+def require_finite(samples: Tensor) -> None:
+    """Raise FloatingPointError where sampling overflowed."""
     if not torch.isfinite(samples).all():
         raise FloatingPointError(
             "sampling gave values that are not finite; run the model in bf16 or fp32 "
             "(--bf16-unet, --fp32-unet)"
         )
-    return {"samples": from_k(samples, float(sigmas[-1]))}
+
+
+def shown_masks(model: ModelPatcher, guider: P2PlusGuider, samples: Tensor) -> Tensor:
+    """The masks of a run at the picture's size, fp32 [targets, H, W]: ones where none was used.
+
+    Without targets it is one mask of ones, since the host has no use for none.
+    """
+    height, width = samples.shape[-2:]
+    masks = guider.masks
+    if masks is None:
+        masks = samples.new_ones(max(1, len(samples) - 1), 1, height, width)
+    cell = model.get_model_object("latent_format").spacial_downscale_ratio
+    masks = masks.to(samples.device, torch.float32)
+    return F.interpolate(masks, (cell * height, cell * width), mode="nearest")[:, 0]
 
 
 def require_matching(

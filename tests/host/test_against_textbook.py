@@ -66,10 +66,11 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit],
     targets = tuple(control.Target(
         "", "", [(edit.context, {})], alignment.Alignment(edit.mapper, edit.aligned), edit.emphasis,
         tuple(control.WordWindow(t, control.Window(*w)) for t, w in edit.windows.items()),
-        masks(edit.words), masks(edit.subtract)) for edit in edits)
+        masks(edit.words), masks(edit.subtract), mask=edit.painted) for edit in edits)
     windows = {tau: control.Window(*getattr(settings, tau)) for tau in TAUS}
     chosen = control.Control(
-        "", targets, **windows, blend=blend.Blend(settings.threshold, settings.start))
+        "", targets, **windows, blend=blend.Blend(
+            settings.threshold, settings.start, settings.pooling, settings.softness))
     levels = schedule.make_levels(STEPS, training_alphas(model))
     source, negative = [(context(1), {})], [(context(2), {})]
     probe = inverting.run_inversion(
@@ -94,6 +95,9 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit],
     return [*seen, schedule.k_to_vp(model.model.process_latent_in(final), float(sigmas[-1]))]
 
 
+PAINTED = torch.zeros(16, 24)
+PAINTED[3:9, 5:11] = 1
+PAINTED[9, 5:11] = 0.5
 USUAL = textbook.Settings((0, 0.5), (0, 0.6), (0, 0.6), (0, 0))
 LEARNT = replace(
     USUAL, scale=1 + 0.1 * torch.randn(STEPS, 77, 64, generator=torch.Generator().manual_seed(5)),
@@ -121,6 +125,16 @@ CASES: dict[str, tuple[list[textbook.Edit], textbook.Settings]] = {
     "blend with emphasis, for one of two": (
         [replaced(3, words=([2], [2]), emphasis=factors(t2=2.0)), refined(4)],
         replace(LEARNT, threshold=0.8, start=0.5)),
+    "blend without pooling": (
+        [replaced(3, words=([2, 5], [2]))], replace(USUAL, threshold=0.8, pooling=1)),
+    "a soft blend, with subtract": (
+        [replaced(3, words=([2], [2]), subtract=([9], [9]))],
+        replace(USUAL, threshold=0.8, softness=0.1, start=0.5)),
+    "a painted region, for one of two": (
+        [replaced(3, painted=PAINTED), refined(4)], replace(USUAL, start=0.5)),
+    "a painted region beside one of words": (
+        [refined(3, painted=PAINTED), replaced(4, words=([2], [2]))],
+        replace(USUAL, threshold=0.8)),
 }
 
 
@@ -141,4 +155,5 @@ def test_every_step_is_the_textbooks(name: str) -> None:
         assert golden.relative(wanted[-1][row], wanted[-1][0]) > 1e-3, "the edit must do something"
     for row, edit in enumerate(edits, start=1):
         kept = (wanted[-1][row] == wanted[-1][0]).all(0).float().mean()
-        assert (0 < kept < 1) == (edit.words is not None), "a mask must hide something, not all"
+        blended = edit.words is not None or edit.painted is not None
+        assert (0 < kept < 1) == blended, "a mask must hide something, not all"

@@ -125,9 +125,24 @@ def test_emphasis_alone_makes_an_edit_of_the_source_prompt(
 
 def test_windows_override_a_tau_and_give_words_their_own(clip: Any) -> None:
     made = wished(clip, BOAT, windows="tau_c: 0.1-0.6, boat: 0-0.2")
-    assert made.tau_c == control.Window(0.1, 0.6) and made.tau_s == control.Window(0.0, 0.5)
-    assert made.targets[0].word_windows == (
-        control.WordWindow((6,), control.Window(0.0, 0.2)),)
+    (target,) = made.targets
+    assert made.window("tau_c", target) == control.Window(0.1, 0.6)
+    assert made.window("tau_s", target) == control.Window(0.0, 0.5)
+    assert target.word_windows == (control.WordWindow((6,), control.Window(0.0, 0.2)),)
+
+
+def test_windows_between_semicolons_are_of_one_target_each(clip: Any) -> None:
+    made = wished(clip, f"{BOAT}\n{BIG}", windows="tau_s: 0.3, boat: 0.2; tau_s: 0.9-1, cat: 0-0.4")
+    assert [made.window("tau_s", t) for t in made.targets] == [
+        control.Window(0.0, 0.3), control.Window(0.9, 1.0)]
+    assert [t.word_windows[0] for t in made.targets] == [
+        control.WordWindow((6,), control.Window(0.0, 0.2)),
+        control.WordWindow((7,), control.Window(0.0, 0.4))]
+
+
+def test_windows_on_several_lines_are_one_list_for_all_targets(clip: Any) -> None:
+    made = wished(clip, f"{BOAT}\n{BIG}", windows="tau_s: 0.3\ntau_c: 0.2")
+    assert [made.window("tau_c", t).end for t in made.targets] == [0.2, 0.2]
 
 
 @pytest.mark.parametrize(("wish", "message"), [
@@ -145,3 +160,29 @@ def test_a_wish_that_does_not_fit_is_quoted(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         wished(clip, BOAT, **wish)
+
+
+def painted(clip: Any, mask: torch.Tensor, **wishes: str) -> control.Control:
+    return controlling.make_control(
+        clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controlling.Wishes(**wishes),
+        mask=mask)
+
+
+def test_a_painted_mask_stands_in_for_the_blend_words(clip: Any) -> None:
+    made = painted(clip, torch.ones(1, 128, 128), blend_words="cat, boat", subtract_words="a")
+    assert made.blends and not made.reads_words
+    for target in made.targets:
+        assert target.mask is not None and target.mask.shape == (16, 16) and target.subtract is None
+
+
+def test_blend_words_are_still_read_for_mistakes_beside_a_mask(clip: Any) -> None:
+    with pytest.raises(ValueError, match="'tiger', written in blend_words"):
+        painted(clip, torch.ones(1, 128, 128), blend_words="tiger")
+
+
+def test_an_empty_mask_is_a_warning_with_a_remedy(
+    clip: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="stylediffusion"):
+        painted(clip, torch.zeros(1, 64, 64))
+    assert "the mask is empty, so no edit shows; paint the region" in caplog.text

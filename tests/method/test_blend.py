@@ -47,3 +47,62 @@ def test_blending_leaves_the_source_and_mixes_the_targets() -> None:
 def test_the_blend_begins_at_a_fifth_of_the_steps_rounded_down(steps: int, first: int) -> None:
     held = [i for i in range(steps) if blend.Blend().holds(i, steps)]
     assert held == list(range(first, steps))
+
+
+def test_a_soft_edge_rises_from_below_the_threshold_to_above_it() -> None:
+    """Softness .4 around .5: nothing up to .5 * .6 = .3, all from .3 + .4 = .7, half at .5."""
+    heat = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3, 0.1]).view(1, 1, 1, 6)
+    mask = blend.word_mask(heat, 1, 6, 0.5, softness=0.4)
+    assert mask.flatten().tolist() == pytest.approx([1, 1, 0.5, 0.25, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("softness", [0.05, 0.5, 1.0])
+def test_however_soft_a_place_no_word_looks_at_shows_nothing(softness: float) -> None:
+    mask = blend.word_mask(HEAT, 4, 4, 0.3, softness=softness)
+    assert mask[0, 0, 1, 1] == 1 and mask[0, 0, 3, 0] == 0
+
+
+def test_a_soft_subtract_takes_its_share_away() -> None:
+    soft = blend.Blend(threshold=0.5, pooling=1, softness=1.0)
+    words = torch.tensor([1.0, 0.5]).view(1, 1, 1, 2).expand(1, 2, 1, 2)
+    away = torch.tensor([0.5, 1.0]).view(1, 1, 1, 2).expand(1, 2, 1, 2)
+    assert blend.blend_mask(words, away, 1, 2, soft).flatten().tolist() == [0.5, 0]
+
+
+@pytest.mark.parametrize("pooling", [0, 2, -1])
+def test_pooling_by_an_even_number_is_an_error_that_says_which(pooling: int) -> None:
+    with pytest.raises(ValueError, match=f"blend_pooling is {pooling}, but must be an odd number"):
+        blend.Blend(pooling=pooling)
+
+
+def test_a_painted_mask_is_brought_to_the_latents_size_for_every_target() -> None:
+    mask = torch.zeros(1, 32, 48)
+    mask[:, :, 24:] = 1
+    found = blend.painted_masks(mask, 2, 4, 6)
+    assert found.shape == (2, 4, 6)
+    assert (found[:, :, :2] == 0).all() and (found[:, :, 4:] == 1).all()
+    assert torch.equal(found[0], found[1])
+
+
+def test_a_painted_mask_a_target_stays_with_its_target() -> None:
+    masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
+    assert blend.painted_masks(masks, 2, 4, 4).amax((1, 2)).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="mask holds 2 masks, but the number of targets is 3"):
+        blend.painted_masks(masks, 3, 4, 4)
+
+
+@pytest.mark.parametrize(("size", "fits"), [
+    ((128, 192), True), ((135, 199), True), ((64, 96), True), ((128, 128), False),
+    ((192, 128), False), ((128, 216), False),
+])
+def test_a_painted_mask_has_the_pictures_shape_at_any_size(
+    size: tuple[int, int], fits: bool
+) -> None:
+    """A picture of 192 x 128, or up to a cell more that the VAE crops, has 24 x 16 cells."""
+    mask = torch.ones(1, *size)
+    if fits:
+        torch.testing.assert_close(blend.painted_masks(mask, 1, 16, 24), torch.ones(1, 16, 24))
+    else:
+        sizes = f"the mask is {size[1]} x {size[0]}, but the latent .* is 24 x 16, another shape"
+        with pytest.raises(ValueError, match=sizes):
+            blend.painted_masks(mask, 1, 16, 24)

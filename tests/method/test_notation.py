@@ -61,3 +61,8 @@ def test_parts_that_fit_no_number_of_targets_are_counted() -> None:
 
 def test_words_are_told_apart_by_commas_and_spaces() -> None:
     assert notation.word_list(" cat, boat  cup,") == ["cat", "boat", "cup"]
+
+
+def test_values_are_told_apart_by_commas_and_spaces_and_kept_once() -> None:
+    assert notation.windows("0, 0.50 .5\n0.1 - 0.6", "tau_s") == [
+        ("0", Window(0.0, 0.0)), ("0.50", Window(0.0, 0.5)), ("0.1-0.6", Window(0.1, 0.6))]

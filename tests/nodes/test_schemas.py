@@ -15,6 +15,7 @@ PROMISED = {
     "StyleDiffusionP2PlusController", "StyleDiffusionSample", "StyleDiffusionSaveInversion",
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
     "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
+    "StyleDiffusionTauSweep",
 }
 
 

@@ -1,0 +1,66 @@
+"""Edits of random prompts on the recorded UNet: of the textbook, and the same as the pack's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
+from stylediffusion_pack.stylediffusion.host import inverting
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+
+from . import textbook
+
+STEPS, TIMESTEPS, GUIDANCE = 4, [751, 501, 251, 1], 7.5
+NOISE = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(9))
+LEARNT = torch.Generator().manual_seed(5)
+SCALE = 1 + 0.1 * torch.randn(STEPS, 77, 64, generator=LEARNT)
+SHIFT = 0.1 * torch.randn(STEPS, 77, 64, generator=LEARNT)
+BASE = {"tau_v": (0.0, 0.5), "tau_c": (0.0, 0.6), "tau_s": (0.0, 0.6), "tau_u": (0.0, 0.3)}
+WORDS = ([2, 5], [2])
+
+
+def context(seed: int) -> torch.Tensor:
+    return torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def replaced() -> textbook.Edit:
+    return textbook.Edit(context(3), torch.eye(77), torch.ones(77))
+
+
+def refined() -> textbook.Edit:
+    mapper, aligned = torch.zeros(77, 77), torch.ones(77)
+    mapper[range(2), range(2)] = mapper[range(2, 76), range(3, 77)] = 1
+    aligned[2] = 0
+    return textbook.Edit(context(3), mapper, aligned)
+
+
+EDITS = {"replace": replaced(), "refine": refined(), "blend": replace(replaced(), words=WORDS)}
+
+
+def trajectory_of(model: Any) -> artifacts.Trajectory:
+    levels, source = schedule.make_levels(STEPS, training_alphas(model)), [(context(1), {})]
+    probe = inverting.run_inversion(
+        model, inverting.to_host(model, NOISE), source,
+        schedule.make_levels(1, training_alphas(model)))
+    return artifacts.Trajectory(
+        NOISE.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, [(context(2), {})],
+        probe.layers, fingerprint(model))
+
+
+def control_of(edit: textbook.Edit, windows: dict[str, tuple[float, float]]) -> control.Control:
+    masks = None
+    if edit.words is not None:
+        rows = torch.zeros(2, 77)
+        for side in (0, 1):
+            rows[side, edit.words[side]] = 1
+        masks = control.WordMasks(rows[0], rows[1])
+    target = control.Target("a boat", "", [(edit.context, {})],
+                            alignment.Alignment(edit.mapper, edit.aligned), blend=masks)
+    shared = {tau: control.Window(*window) for tau, window in windows.items()}
+    return control.Control("", (target,), **shared, blend=blend.Blend(threshold=0.8))
+
+
+def embedding_of(model: Any) -> artifacts.ValueEmbedding:
+    return artifacts.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
