@@ -32,8 +32,8 @@ class TokenizedPrompt:
 
     @property
     def length(self) -> int:
-        """Tokens from the start to the end token, both included."""
-        return 2 + sum(len(word.positions) for word in self.words)
+        """Tokens from the first start token to the end token after the last word."""
+        return 2 + max((word.positions[-1] for word in self.words), default=0)
 
     def positions(self, wanted: str) -> tuple[int, ...]:
         """Positions of every token of a word, none where it does not occur.
@@ -72,7 +72,8 @@ def replace(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
 
     A changed word with another number of tokens shares its source word's map evenly; all other
     positions, end token and padding included, keep advancing together. Target positions left over
-    when the source is used up keep their own map. Raises ValueError on different word counts.
+    when the source is used up keep their own map. For prompts of another number of chunks see
+    `_share_padding`. Raises ValueError on different word counts.
     """
     if not same_word_count(source, target):
         raise ValueError(
@@ -93,29 +94,40 @@ def replace(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
             for position in new.positions:
                 mapper[old.positions, position] = 1 / len(new.positions)
         i, j = old.positions[-1] + 1, new.positions[-1] + 1
-    while i < size_source and j < size_target:
+    if size_source != size_target:
+        _share_padding(mapper, i, j)
+    while size_source == size_target and i < size_source and j < size_target:
         mapper[i, j] = 1
         i, j = i + 1, j + 1
-    aligned = torch.ones(size_target)
-    aligned[j:] = 0
-    return Alignment(mapper, aligned)
+    return Alignment(mapper, mapper.any(0).float())
+
+
+def _share_padding(mapper: Tensor, i: int, j: int) -> None:
+    """Target padding from j on shares the map of all source padding from i on.
+
+    For prompts of different lengths, whose positions have no counterparts: what the padding draws
+    in sum stays what it is in the source.
+    """
+    mapper[i:, j:] = 1 / max(1, mapper.shape[1] - j)
 
 
 def refine(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
     """Refine: tokens the prompts share take over the source's map, new tokens keep their own.
 
-    Shared tokens are found by global alignment of the token ids; padding follows padding.
+    Shared tokens are found by global alignment of the token ids; padding follows padding, and for
+    prompts of another number of chunks see `_share_padding`.
     """
     size_source, size_target = len(source.token_ids), len(target.token_ids)
     pairs = global_alignment(source.token_ids[: source.length], target.token_ids[: target.length])
-    mapper, aligned = torch.zeros(size_source, size_target), torch.zeros(size_target)
+    mapper = torch.zeros(size_source, size_target)
     for i, j in pairs:
         mapper[i, j] = 1
-        aligned[j] = 1
-    for j in range(target.length, size_target):
-        mapper[min(j, size_source - 1), j] = 1
-        aligned[j] = 1
-    return Alignment(mapper, aligned)
+    if size_source != size_target:
+        _share_padding(mapper, source.length, target.length)
+    else:
+        padding = range(target.length, size_target)
+        mapper[padding, padding] = 1
+    return Alignment(mapper, mapper.any(0).float())
 
 
 def global_alignment(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,15 +1,20 @@
 """P2Plus: what a sampling step does to each row, and value mixing in place of map editing.
 
 Section 3.4 of the paper. Because attention is linear in the value rows, an edited map never has to
-exist: (A_source P) v = A_source (P v). See `mixed_values`.
+exist: (A_source P) v = A_source (P v). See `mixed_values`. Prompts of several chunks of 77 tokens run
+beside shorter ones, which the host then repeats; a map over repeated tokens sums to the map over them
+once, so all that concerns tokens is folded to the run's length: the source's repeated, the target's
+once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment import Alignment
@@ -129,17 +134,37 @@ class Control:
         return torch.tensor(
             [[HOLDS[tau](window, i, steps) for window in windows] for i in range(steps)])
 
+    @property
+    def tokens(self) -> int:
+        """L: how many tokens each row has when prompts of all these lengths run together."""
+        return math.lcm(*(n for target in self.targets for n in target.alignment.mapper.shape))
+
     def mappers(self) -> Tensor:
-        """P of all targets [targets, source tokens, target tokens]."""
-        return torch.stack([target.alignment.mapper for target in self.targets])
+        """P of all targets [targets, L, L]: source tokens repeated, target tokens once."""
+        return torch.stack([
+            once(repeated(target.alignment.mapper.T, self.tokens).T, self.tokens)
+            for target in self.targets])
 
     def weights(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The two column weights of every step and target, [N, targets, T] each."""
+        """The two column weights of every step and target, [N, targets, L] each.
+
+        Those of the source's map reach every target token once, those of the own map all repeats.
+        """
         rows = [[target.weights(self.window("tau_c", target), i, steps) for target in self.targets]
                 for i in range(steps)]
-        first, second = (torch.stack([torch.stack([pair[side] for pair in row]) for row in rows])
-                         for side in (0, 1))
-        return first, second
+        first = [torch.stack([once(pair[0], self.tokens) for pair in row]) for row in rows]
+        second = [torch.stack([repeated(pair[1], self.tokens) for pair in row]) for row in rows]
+        return torch.stack(first), torch.stack(second)
+
+
+def repeated(values: Tensor, length: int) -> Tensor:
+    """Values [..., T] of tokens for every repeat of them: [..., length]."""
+    return values.repeat(*[1] * (values.ndim - 1), length // values.shape[-1])
+
+
+def once(values: Tensor, length: int) -> Tensor:
+    """Values [..., T] of tokens for their first repeat, 0 for the others: [..., length]."""
+    return F.pad(values, (0, length - values.shape[-1]))
 
 
 def injects_self_attention(tokens: int, factor: float) -> bool:
@@ -150,10 +175,13 @@ def injects_self_attention(tokens: int, factor: float) -> bool:
 def mixed_values(
     values: Tensor, mapper: Tensor, first: Tensor, second: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Split target values [n, T, d] into what the source's map and the target's own map hear.
+    """Split target values [n, L * m, d] into what the source's map and the target's own map hear.
 
     With A_edited = (A_source P) diag(first) + A_target diag(second), the edited output is
-    A_source @ (P diag(first) v) + A_target @ (diag(second) v).
+    A_source @ (P diag(first) v) + A_target @ (diag(second) v). A longer negative prompt makes the
+    host repeat all tokens, m times.
     """
-    ours, own = (weight.to(values).unsqueeze(-1) * values for weight in (first, second))
-    return mapper.to(values) @ ours, own
+    length = values.shape[1]
+    ours = mapper.to(values) @ (first.to(values).unsqueeze(-1) * values[:, : first.shape[-1]])
+    own = repeated(second, length).to(values).unsqueeze(-1) * values
+    return repeated(ours.mT, length).mT, own

@@ -13,7 +13,9 @@ PACK = "stylediffusion_pack"
 
 def _load_host() -> None:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu"]
+    # The server tests run the host's own choice on a CPU, which is slower on long sequences.
+    arguments = sys.argv
+    sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -6,6 +6,7 @@ combination that was not recorded. Nothing here comes from the pack.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class Edit:
-    """One target: context [1, T, d], P [T, T], r [T], e [T], and {tokens: (lo, hi)} windows."""
+    """One target: context [1, T, d], P [S, T], r [T], e [T], and {tokens: (lo, hi)} windows."""
 
     context: Tensor
     mapper: Tensor
@@ -47,8 +48,10 @@ class Settings:
 class Controller:
     """Explicit maps in all layers of one UNet run."""
 
-    def __init__(self, edits: list[Edit], settings: Settings, steps: int, quarter: int) -> None:
+    def __init__(self, edits: list[Edit], settings: Settings, steps: int, quarter: int,
+                 source_count: int = 77) -> None:
         self.edits, self.settings, self.steps, self.quarter = edits, settings, steps, quarter
+        self.counts = [source_count, *(edit.context.shape[1] for edit in edits)]
         self.step = 0
         self.read: list[list[list[Tensor]]] = [[] for _ in edits]
 
@@ -74,25 +77,32 @@ class Controller:
         return self.apply(maps, v, extra["n_heads"])
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, extra: Any) -> Tensor:
-        maps = self.probabilities(q, k, extra["n_heads"]).clone()
-        cond = maps.chunk(2)[1]
+        """Maps over repeated tokens, as beside longer prompts, are summed to maps over each once."""
+        maps = self.probabilities(q, k, extra["n_heads"])
+        out = self.apply(maps, v, extra["n_heads"])
+        cond = len(q) // 2
+        folded = [maps[cond + row].unflatten(-1, (-1, count)).sum(-2)
+                  for row, count in enumerate(self.counts)]
         for i, edit in enumerate(self.edits):
-            own = cond[i + 1].clone()
-            changed = cond[0] @ edit.mapper * edit.aligned + own * (1 - edit.aligned)
+            own = folded[i + 1]
+            changed = folded[0] @ edit.mapper * edit.aligned + own * (1 - edit.aligned)
             if edit.emphasis is not None:
                 changed = changed * edit.emphasis
-            alpha = torch.full((k.shape[1],), float(self.inside(self.settings.tau_c,
-                                                                self.steps + 1)))
+            alpha = torch.full((own.shape[-1],), float(self.inside(self.settings.tau_c,
+                                                                   self.steps + 1)))
             for tokens, window in edit.windows.items():
                 alpha[list(tokens)] = float(self.inside(window, self.steps + 1))
-            cond[i + 1] = alpha * changed + (1 - alpha) * own
+            folded[i + 1] = alpha * changed + (1 - alpha) * own
+            row = slice(cond + i + 1, cond + i + 2)
+            out[row] = self.apply(
+                folded[i + 1][None], v[row, : own.shape[-1]], extra["n_heads"])
         grid = tuple(extra["activations_shape"][-2:])
         outer = extra["block"][0] != "middle"
         if outer and q.shape[1] == self.quarter:
-            self.note(cond, grid)
-        return self.apply(maps, v, extra["n_heads"])
+            self.note(folded, grid)
+        return out
 
-    def note(self, cond: Tensor, grid: tuple[int, int]) -> None:
+    def note(self, cond: list[Tensor], grid: tuple[int, int]) -> None:
         for i in range(len(self.edits)):
             pair = [cond[0].mean(0), cond[i + 1].mean(0)]
             self.read[i].append([m.unflatten(0, grid).movedim(-1, 0) for m in pair])
@@ -132,10 +142,12 @@ def sample(
     alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
     steps, rows = len(timesteps), 1 + len(edits)
     height, width = noise.shape[-2:]
-    run = Controller(edits, settings, steps, (height // 4) * (width // 4))
+    run = Controller(edits, settings, steps, (height // 4) * (width // 4), source.shape[1])
     blocks = [(name, i) for name, count in (("input", 12), ("output", 12), ("middle", 3))
               for i in range(count)]
-    contexts = torch.cat([negative] * rows + [source] + [edit.context for edit in edits])
+    contexts = [negative] * rows + [source] + [edit.context for edit in edits]
+    length = math.lcm(*(context.shape[1] for context in contexts))
+    contexts = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in contexts])
     z, seen = noise.repeat(rows, 1, 1, 1), []
 
     def heard(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> Any:
@@ -143,8 +155,9 @@ def sample(
         if settings.scale is None or settings.shift is None:
             return n, context, value
         reach = rows if steps * settings.tau_v[0] <= i < steps * settings.tau_v[1] else 1
-        value[rows : rows + reach] *= settings.scale[i]
-        value[rows : rows + reach] += settings.shift[i]
+        chunks = value.shape[1] // len(settings.scale[i])
+        value[rows : rows + reach] *= settings.scale[i].repeat(chunks, 1)
+        value[rows : rows + reach] += settings.shift[i].repeat(chunks, 1)
         return n, context, value
 
     options = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import comfy.model_management
@@ -97,13 +98,18 @@ def require_size(latent: Tensor, trajectory: Trajectory) -> None:
 
 
 def stacked(prompts: list[Conditioning]) -> Conditioning:
-    """One conditioning entry with a row a prompt, so that the host pairs rows with latents."""
+    """One conditioning entry with a row a prompt, so that the host pairs rows with latents.
+
+    Shorter prompts are repeated to the length of all, as the host does with two.
+    """
     entries = [prompt[0] for prompt in prompts]
+    length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
     merged = dict(entries[0][1])
     for key, value in entries[0][1].items():
         if isinstance(value, Tensor) and value.shape[:1] == (1,):
             merged[key] = torch.cat([entry[1][key] for entry in entries])
-    return [(torch.cat([tensor for tensor, _ in entries]), merged)]
+    rows = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
+    return [(torch.cat(rows), merged)]
 
 
 def source_latents(trajectory: Trajectory) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import AttentionLayer
-from ..control import Control, Target
+from ..control import Control, Target, repeated
 from .attention import (
     CONDITIONAL,
     AttentionReplacement,
@@ -51,16 +51,16 @@ class WordHeat:
         self.mappers, self.first, self.second = mappers, first, second
         self.targets = control.targets
         self.source_words, self.target_words = (
-            torch.stack([self._masks(target, side) for target in self.targets]).to(first)
+            torch.stack([self._masks(target, side, control.tokens) for target in self.targets])
+            .to(first)
             for side in ("source", "target"))
         self.sums: Tensor | None = None
 
     @staticmethod
-    def _masks(target: Target, side: str) -> Tensor:
-        """[T, 2]: the blend words and the subtract words of one target, zeros where it has none."""
-        length = target.alignment.mapper.shape[0 if side == "source" else 1]
+    def _masks(target: Target, side: str, length: int) -> Tensor:
+        """[L, 2]: the blend words and the subtract words of one target, zeros where it has none."""
         return torch.stack([
-            torch.zeros(length) if masks is None else getattr(masks, side)
+            torch.zeros(length) if masks is None else repeated(getattr(masks, side), length)
             for masks in (target.blend, target.subtract)], dim=-1)
 
     def watch(
@@ -109,9 +109,9 @@ class PromptHeat:
         self.steps, self.row = steps, row
         self.through_source, self.own = columns.expand(count, -1, -1).to(device), None
         if control is not None and row:
+            columns = repeated(columns.T, control.tokens).T
             first, second = (side[:, row - 1, :, None] for side in control.weights(count))
-            mapper = control.targets[row - 1].alignment.mapper
-            self.through_source = (mapper @ (first * columns)).to(device)
+            self.through_source = (control.mappers()[row - 1] @ (first * columns)).to(device)
             self.own = (second * columns).to(device)
         self.sums: Tensor | None = None
 

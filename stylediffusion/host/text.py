@@ -21,39 +21,34 @@ def encode(clip: Any, prompt: str) -> Conditioning:
 
 
 def tokenize(clip: Any, prompt: str) -> TokenizedPrompt:
-    """A prompt's token ids and the positions of its words, split at white space.
+    """A prompt's token ids, all chunks of 77 in a row, and the positions of its words.
 
-    The host's weights, as in (tiger:1.3), are understood and leave no trace. Raises ValueError for
-    prompts longer than one chunk of 77 tokens.
+    Words are split at white space. The host's weights, as in (tiger:1.3), are understood and leave
+    no trace.
     """
-    chunks = _token_chunks(clip, prompt)
-    if len(chunks) > 1:
-        raise ValueError(
-            f"the prompt '{prompt}' is longer than 75 tokens; shorten it, since the alignment of "
-            "words covers one chunk"
-        )
-    return TokenizedPrompt(prompt, tuple(chunks[0]), tuple(_words(clip, prompt)))
+    ids, positions = _tokens(clip, prompt)
+    return TokenizedPrompt(prompt, tuple(ids), tuple(_words(clip, prompt, positions)))
 
 
-def _words(clip: Any, prompt: str) -> list[Word]:
+def _words(clip: Any, prompt: str, positions: list[int]) -> list[Word]:
     """Words with their positions; a weighted part that touches its neighbour is one word with it.
 
     In "(tiger:1.3), lying" the comma belongs to the tiger, as it would without the weight.
     """
     escaped = comfy.sd1_clip.escape_important(prompt)
     words: list[Word] = []
-    position, touches = 1, False
+    place, touches = 0, False
     for text, _ in comfy.sd1_clip.token_weights(escaped, 1.0):
         segment = comfy.sd1_clip.unescape_important(text)
         for i, piece in enumerate(segment.split()):
-            count = _token_count(_token_chunks(clip, _literal(piece))[0])
-            positions = tuple(range(position, position + count))
+            count = len(_tokens(clip, _literal(piece))[1])
+            own = tuple(positions[place : place + count])
             if i == 0 and touches and not segment[0].isspace():
                 last = words.pop()
-                words.append(Word(last.text + piece, last.positions + positions))
+                words.append(Word(last.text + piece, last.positions + own))
             else:
-                words.append(Word(piece, positions))
-            position += count
+                words.append(Word(piece, own))
+            place += count
         touches = not segment[-1:].isspace() and bool(words)
     return [word for word in words if word.positions]
 
@@ -63,14 +58,13 @@ def _literal(text: str) -> str:
     return text.replace("(", "\\(").replace(")", "\\)")
 
 
-def _token_chunks(clip: Any, text: str) -> list[list[int]]:
-    """Token ids of the first tokenizer (CLIP-L where there is one), a list a chunk."""
-    found = clip.tokenize(text)
+def _tokens(clip: Any, text: str) -> tuple[list[int], list[int]]:
+    """(token ids of all chunks, positions of those that are no start, end or padding).
+
+    By the first tokenizer (CLIP-L where there is one); an embedding's vectors are -1.
+    """
+    found = clip.tokenize(text, return_word_ids=True)
     chunks = found["l"] if "l" in found else next(iter(found.values()))
-    return [[token if isinstance(token, int) else -1 for token, *_ in chunk] for chunk in chunks]
-
-
-def _token_count(chunk: list[int]) -> int:
-    """Tokens between the start token and the first end token."""
-    end = chunk.index(49407) if 49407 in chunk else len(chunk)
-    return end - 1
+    tokens = [token for chunk in chunks for token in chunk]
+    ids = [token if isinstance(token, int) else -1 for token, *_ in tokens]
+    return ids, [i for i, (_, _, word_id) in enumerate(tokens) if word_id]

@@ -13,10 +13,11 @@ from tests import golden, textbook
 
 STEPS, TIMESTEPS = 4, [751, 501, 251, 1]
 TAUS = ("tau_v", "tau_c", "tau_s", "tau_u")
+Prompts = tuple[torch.Tensor, torch.Tensor]
 
 
-def context(seed: int) -> torch.Tensor:
-    return torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed))
+def context(seed: int, tokens: int = 77) -> torch.Tensor:
+    return torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed))
 
 
 def replaced(seed: int, **wishes: Any) -> textbook.Edit:
@@ -44,6 +45,16 @@ def shared(seed: int, **wishes: Any) -> textbook.Edit:
     return textbook.Edit(context(seed), mapper, torch.ones(77), **wishes)
 
 
+def scattered(seed: int, source: int, tokens: int, **wishes: Any) -> textbook.Edit:
+    """Every third token is new; each other one is some token of a source of another length."""
+    drawn = torch.Generator().manual_seed(seed)
+    places = torch.randint(source, (tokens,), generator=drawn)
+    mapper, aligned = torch.zeros(source, tokens), torch.ones(tokens)
+    mapper[places, torch.arange(tokens)] = 1
+    aligned[::3] = 0
+    return textbook.Edit(context(seed, tokens), mapper, aligned, **wishes)
+
+
 def factors(**of: float) -> torch.Tensor:
     made = torch.ones(77)
     for token, factor in of.items():
@@ -51,28 +62,30 @@ def factors(**of: float) -> torch.Tensor:
     return made
 
 
-def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit],
-         settings: textbook.Settings) -> list[torch.Tensor]:
+def masks(
+    edit: textbook.Edit, words: tuple[list[int], list[int]] | None
+) -> control.WordMasks | None:
+    if words is None:
+        return None
+    made = [torch.zeros(count) for count in edit.mapper.shape]
+    for side in (0, 1):
+        made[side][words[side]] = 1
+    return control.WordMasks(made[0], made[1])
+
+
+def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: textbook.Settings,
+         prompts: Prompts) -> list[torch.Tensor]:
     """The pack's latents after every step, in VP units."""
-
-    def masks(words: tuple[list[int], list[int]] | None) -> control.WordMasks | None:
-        if words is None:
-            return None
-        made = torch.zeros(2, 77)
-        for side in (0, 1):
-            made[side, words[side]] = 1
-        return control.WordMasks(made[0], made[1])
-
     targets = tuple(control.Target(
         "", "", [(edit.context, {})], alignment.Alignment(edit.mapper, edit.aligned), edit.emphasis,
         tuple(control.WordWindow(t, control.Window(*w)) for t, w in edit.windows.items()),
-        masks(edit.words), masks(edit.subtract), mask=edit.painted) for edit in edits)
+        masks(edit, edit.words), masks(edit, edit.subtract), mask=edit.painted) for edit in edits)
     windows = {tau: control.Window(*getattr(settings, tau)) for tau in TAUS}
     chosen = control.Control(
         "", targets, **windows, blend=blend.Blend(
             settings.threshold, settings.start, settings.pooling, settings.softness))
     levels = schedule.make_levels(STEPS, training_alphas(model))
-    source, negative = [(context(1), {})], [(context(2), {})]
+    source, negative = [(prompts[0], {})], [(prompts[1], {})]
     probe = inverting.run_inversion(
         model, inverting.to_host(model, noise), source,
         schedule.make_levels(1, training_alphas(model)))
@@ -140,13 +153,37 @@ CASES: dict[str, tuple[list[textbook.Edit], textbook.Settings]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_is_the_textbooks(name: str) -> None:
-    edits, settings = CASES[name]
+    check(*CASES[name], (context(1), context(2)))
+
+
+WORDS = {"words": ([2, 70], [2]), "subtract": ([9], [9])}
+LONG: dict[str, tuple[list[textbook.Edit], int, int]] = {
+    "source and target of two chunks": ([scattered(3, 154, 154)], 154, 77),
+    "a target of two chunks": ([scattered(3, 77, 154)], 77, 77),
+    "a source of two chunks": ([scattered(3, 154, 77)], 154, 77),
+    "a negative prompt of two chunks": ([replaced(3), refined(4)], 77, 154),
+    "targets of one, two and three chunks beside a negative prompt of two": (
+        [scattered(3, 77, 77), scattered(4, 77, 154, emphasis=torch.linspace(0, 2, 154)),
+         scattered(5, 77, 231, windows={(2, 200): (0.0, 1.0)})], 77, 154),
+    "blend where the target is longer": ([scattered(3, 77, 154, **WORDS)], 77, 77),
+    "blend where all differ": (
+        [scattered(3, 154, 77, **WORDS), scattered(4, 154, 231)], 154, 77),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_prompts_of_several_chunks_are_the_textbooks(name: str) -> None:
+    edits, source, negative = LONG[name]
+    check(edits, replace(LEARNT, threshold=0.8), (context(1, source), context(2, negative)))
+
+
+def check(edits: list[textbook.Edit], settings: textbook.Settings, prompts: Prompts) -> None:
     noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(9))
     with torch.inference_mode():
         model = golden.load_unet()
         wanted = textbook.sample(
-            model, noise, context(1), context(2), edits, settings, TIMESTEPS)
-        found = ours(model, noise, edits, settings)
+            model, noise, *prompts, edits, settings, TIMESTEPS)
+        found = ours(model, noise, edits, settings, prompts)
     assert len(found) == len(wanted) == STEPS
     for i in range(STEPS):
         for row in range(1 + len(edits)):

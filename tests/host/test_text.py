@@ -41,9 +41,19 @@ def test_token_ids_are_one_chunk_of_the_hosts(clip: Any) -> None:
     assert len(prompt.token_ids) == 77 and prompt.length == 5
 
 
-def test_a_prompt_longer_than_a_chunk_is_an_error_that_quotes_it(clip: Any) -> None:
-    with pytest.raises(ValueError, match="'cat cat.*longer than 75 tokens"):
-        text.tokenize(clip, "cat " * 76)
+def test_a_prompt_longer_than_a_chunk_goes_on_after_the_next_start_token(clip: Any) -> None:
+    prompt = text.tokenize(clip, "a " * 74 + "dog, cat")
+    assert len(prompt.token_ids) == 154
+    places = {word.text: word.positions for word in prompt.words}
+    assert places["dog,"] == (75, 78) and places["cat"] == (79,)
+    assert prompt.token_ids[76:78] == (49407, 49406) and prompt.token_ids[79:81] == (2368, 49407)
+    assert prompt.length == 81
+
+
+def test_a_weighted_word_that_does_not_fit_starts_the_next_chunk(clip: Any) -> None:
+    prompt = text.tokenize(clip, "a " * 74 + "(brown cat:1.3)")
+    places = {word.text: word.positions for word in prompt.words}
+    assert places["brown"] == (78,) and places["cat"] == (79,)
 
 
 def test_a_checkpoint_without_text_encoder_is_an_error_with_a_remedy() -> None:

@@ -110,3 +110,45 @@ def test_words_are_found_without_case_and_punctuation() -> None:
     found = words_of("A Cat, sitting", [1, 2, 1])
     assert found.positions("cat") == (2, 3)
     assert found.positions("tiger") == ()
+
+
+def chunks(*counts: int) -> alignment.TokenizedPrompt:
+    """A prompt of so many different words of one token in each of its chunks."""
+    ids, words = [], []
+    for chunk, count in enumerate(counts):
+        start = 77 * chunk
+        words += [alignment.Word(f"w{start + i}", (start + i,)) for i in range(1, count + 1)]
+        own = [49406, *range(start + 1, start + count + 1)]
+        ids += own + [49407] * (77 - len(own))
+    return alignment.TokenizedPrompt("", tuple(ids), tuple(words))
+
+
+def test_words_past_the_first_chunk_are_refined_like_all_others() -> None:
+    found = alignment.refine(chunks(75, 3), chunks(75, 5))
+    assert found.mapper.shape == (154, 154)
+    assert all(found.mapper[i, i] == 1 for i in (0, 1, 75, 76, 77, 78, 79, 80, 153))
+    assert found.aligned[81:83].tolist() == [0, 0] and found.aligned.sum() == 152
+
+
+@pytest.mark.parametrize("target", [chunks(75, 2), chunks(75, 75, 3)])
+def test_padding_of_a_longer_prompt_draws_in_sum_what_the_sources_does(
+    target: alignment.TokenizedPrompt
+) -> None:
+    """The source ends at 7, so 69 of its tokens are padding, behind the one end token."""
+    found = alignment.refine(chunks(6), target)
+    padding = found.mapper[8:, target.length :]
+    torch.testing.assert_close(padding.sum(1), torch.ones(69))
+    assert not found.mapper[8:, : target.length].any(), "only padding follows padding"
+
+
+def test_replace_takes_words_over_into_another_chunk() -> None:
+    one = alignment.TokenizedPrompt(
+        "", chunks(10).token_ids, (*chunks(10).words[:9], alignment.Word("w", (10,))))
+    two = alignment.TokenizedPrompt(
+        "", chunks(75, 4).token_ids,
+        (*chunks(9).words, alignment.Word("long", (*range(10, 76), 78, 79, 80, 81))))
+    found = alignment.replace(one, two)
+    assert all(found.mapper[i, i] == 1 for i in range(10))
+    torch.testing.assert_close(found.mapper[10].sum(), torch.tensor(1.0))
+    assert found.aligned[76:78].tolist() == [0, 0], "an inner end and start keep their own map"
+    torch.testing.assert_close(found.mapper[11:].sum(1), torch.ones(66))
