@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -22,17 +23,18 @@ from ..artifacts import (
     supervising_layers,
 )
 from ..control import Control
-from ..schedule import vp_to_k
+from ..schedule import k_to_vp, vp_to_k
 from .editing import P2PlusRun, sample_by_steps
-from .inverting import from_k, to_host
+from .inverting import to_host
 from .model import ModelPatcher, require_compatible, warn_if_other
 
 
 class P2PlusGuider(comfy.samplers.CFGGuider):
     """The host's guider on a batch whose row 0 is the source and whose other rows are the targets.
 
-    One latent in, 1 + targets out. Patches are added when a run starts and gone when it ends;
-    `masks` [targets, 1, h, w] are the last ones the edits were blended by, where they were.
+    One latent in (k-diffusion units at the first sigma), 1 + targets out (VP). Patches are added
+    when a run starts and gone when it ends; `masks` [targets, 1, h, w] are the last ones the edits
+    were blended by, where they were.
     """
 
     model_options: dict[str, Any]
@@ -62,11 +64,13 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         self, noise: Tensor, latent_image: Tensor, sampler: comfy.samplers.Sampler, sigmas: Tensor,
         *args: Any, **kwargs: Any,
     ) -> Tensor:
-        """As the host's guider; the latent and the noise are shared by all rows.
+        """As the host's guider; the latent is shared by all rows.
 
-        Raises ValueError for a latent of another size than the trajectory's.
+        Raises ValueError for a latent, noise, sigmas or a sampler that are not of this trajectory.
         """
         require_size(latent_image, self.trajectory)
+        require_own_road(self.trajectory, noise, sigmas)
+        require_blending(self.control, self.exact_source, sampler)
         layers = self.trajectory.layers
         source = source_latents(self.trajectory) if self.exact_source else None
         run = P2PlusRun(
@@ -83,7 +87,35 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         finally:
             self.model_options = before
         self.masks = run.masks
-        return samples
+        return k_to_vp(samples, float(sigmas[-1]))
+
+
+def require_own_road(trajectory: Trajectory, noise: Tensor, sigmas: Tensor) -> None:
+    """Raise ValueError unless sampling goes back over the trajectory's levels without new noise."""
+    own = trajectory.levels.sampling_sigmas()
+    if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own):
+        raise ValueError(
+            f"the sigmas are {len(sigmas) - 1} steps of another schedule, but the trajectory was "
+            f"walked in {len(own) - 1} steps of its own; connect the sigmas of P2Plus Guider"
+        )
+    if noise.any():
+        raise ValueError(
+            "noise would be added to the trajectory, which ends in noise already; connect the "
+            "noise of P2Plus Guider, or DisableNoise"
+        )
+
+
+def require_blending(
+    control: Control | None, exact_source: bool, sampler: comfy.samplers.Sampler
+) -> None:
+    """Raise ValueError where something is to be done after each step, by a sampler that won't."""
+    function = getattr(sampler, "sampler_function", None)
+    ours = isinstance(function, functools.partial) and function.func is sample_by_steps
+    if needs_steps(control, exact_source) and not ours:
+        raise ValueError(
+            "blend_words, a mask and exact_source act between the steps, which another sampler "
+            "leaves out; connect the sampler of P2Plus Guider"
+        )
 
 
 def require_size(latent: Tensor, trajectory: Trajectory) -> None:
@@ -118,37 +150,54 @@ def source_latents(trajectory: Trajectory) -> Tensor:
     return vp_to_k(trajectory.latents[:-1], sigmas).flip(0)
 
 
+def needs_steps(control: Control | None, exact_source: bool) -> bool:
+    """Whether something is done to the latents between the steps."""
+    return exact_source or (control is not None and control.blends)
+
+
 def make_sampler(control: Control | None, exact_source: bool = False) -> comfy.samplers.Sampler:
     """The host's Euler, which is DDIM on these sigmas; with more after each step where asked."""
     euler = comfy.samplers.sampler_object("euler")
-    if not exact_source and (control is None or not control.blends):
+    if not needs_steps(control, exact_source):
         return euler
     return comfy.samplers.KSAMPLER(functools.partial(sample_by_steps, euler.sampler_function))
 
 
-def sample_edits(
+class NoNoise:
+    """The host's NOISE for a latent that is noise already."""
+
+    seed = 0
+
+    def generate_noise(self, latent: dict[str, Any]) -> Tensor:
+        """Zeros of the latent's shape."""
+        return torch.zeros_like(latent["samples"], device="cpu")
+
+
+@dataclass(frozen=True)
+class SamplingParts:
+    """What the host's SamplerCustomAdvanced takes, in the order of its inputs."""
+
+    noise: NoNoise
+    guider: P2PlusGuider
+    sampler: comfy.samplers.Sampler
+    sigmas: Tensor
+    latent: dict[str, Any]
+
+
+def sampling_parts(
     model: ModelPatcher,
     trajectory: Trajectory,
     embedding: ValueEmbedding | None,
     control: Control | None,
     guidance: float,
     exact_source: bool = False,
-) -> dict[str, Any]:
-    """LATENT in host units: row 0 the reconstruction, one more row for each target.
+) -> SamplingParts:
+    """All that sampling needs, for the host's sampler or for `sample_edits`.
 
     `guidance` 0 means as learnt, else 7.5. `exact_source` sets row 0 to the trajectory after every
     step (direct inversion, Ju et al. 2023). Raises ValueError where the parts do not belong
     together.
     """
-    latent, _ = sample_with_masks(model, trajectory, embedding, control, guidance, exact_source)
-    return latent
-
-
-def sample_with_masks(
-    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control | None, guidance: float, exact_source: bool = False,
-) -> tuple[dict[str, Any], Tensor]:
-    """What `sample_edits` gives, and the last blend mask of each target [targets, H, W]."""
     require_matching(trajectory, embedding, control)
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
@@ -159,14 +208,33 @@ def sample_with_masks(
     guider = P2PlusGuider(model, trajectory, embedding, control, guidance, exact_source)
     sigmas = trajectory.levels.sampling_sigmas()
     start = to_host(model, vp_to_k(trajectory.noise, float(sigmas[0])))
-    samples = guider.sample(
-        torch.zeros_like(start), start, make_sampler(control, exact_source), sigmas,
-        callback=latent_preview.prepare_callback(model, trajectory.steps),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0,
+    return SamplingParts(
+        NoNoise(), guider, make_sampler(control, exact_source), sigmas, {"samples": start})
+
+
+def sample_edits(
+    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
+    control: Control | None, guidance: float, exact_source: bool = False,
+) -> dict[str, Any]:
+    """LATENT in host units: row 0 the reconstruction, one more row for each target."""
+    latent, _ = sample_with_masks(model, trajectory, embedding, control, guidance, exact_source)
+    return latent
+
+
+def sample_with_masks(
+    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
+    control: Control | None, guidance: float, exact_source: bool = False,
+) -> tuple[dict[str, Any], Tensor]:
+    """What `sample_edits` gives, and the last blend mask of each target [targets, H, W]."""
+    parts = sampling_parts(model, trajectory, embedding, control, guidance, exact_source)
+    samples = parts.guider.sample(
+        parts.noise.generate_noise(parts.latent), parts.latent["samples"], parts.sampler,
+        parts.sigmas, callback=latent_preview.prepare_callback(model, trajectory.steps),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=parts.noise.seed,
     )
     samples = samples.to(comfy.model_management.intermediate_device())
     require_finite(samples)
-    return {"samples": from_k(samples, float(sigmas[-1]))}, shown_masks(model, guider, samples)
+    return {"samples": samples}, shown_masks(model, parts.guider, samples)
 
 
 def require_finite(samples: Tensor) -> None:

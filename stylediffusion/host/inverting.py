@@ -116,8 +116,3 @@ def run_inversion(
 def to_host(model: ModelPatcher, latent: Tensor) -> Tensor:
     """A VP latent in the units of a LATENT (z / scale_factor)."""
     return model.get_model_object("latent_format").process_out(latent)
-
-
-def from_k(samples: Tensor, sigma: float) -> Tensor:
-    """Host-unit samples at a noise level to host-unit VP samples."""
-    return k_to_vp(samples, sigma)

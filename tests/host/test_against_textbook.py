@@ -105,7 +105,7 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
 
     final = own.sample(torch.zeros_like(start), start, guider.make_sampler(chosen), sigmas,
                        callback=callback, disable_pbar=True, seed=0)
-    return [*seen, schedule.k_to_vp(model.model.process_latent_in(final), float(sigmas[-1]))]
+    return [*seen, model.model.process_latent_in(final)]
 
 
 PAINTED = torch.zeros(16, 24)

@@ -99,8 +99,7 @@ def sample(name: str) -> Run:
         patch.setattr(editing, "blended", watched)
         final = own.sample(torch.zeros_like(start), start, guider.make_sampler(edits), sigmas,
                            callback=callback, disable_pbar=True, seed=0)
-        last = model.model.process_latent_in(final)
-        run.latents.append(schedule.k_to_vp(last, float(sigmas[-1])))
+        run.latents.append(model.model.process_latent_in(final))
     return run
 
 

@@ -87,7 +87,7 @@ def test_a_source_that_already_comes_back_is_left_as_it_is(
         start = inverting.to_host(model, trajectory.noise * (1 + float(sigmas[0]) ** 2) ** 0.5)
         last = own.sample(torch.zeros_like(start), start, guider.make_sampler(None), sigmas,
                           callback=callback, disable_pbar=True, seed=0)
-        clean = model.model.process_latent_in(last[:1]) / (1 + float(sigmas[-1]) ** 2) ** 0.5
+        clean = model.model.process_latent_in(last[:1])
     latents = torch.cat([clean, *reversed(way)])
     walked = artifacts.Trajectory(**{**vars(trajectory), "latents": latents})
     plain, exact = (sample(model, walked, edit(prompts, ALWAYS), e) for e in (False, True))

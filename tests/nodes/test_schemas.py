@@ -15,7 +15,7 @@ PROMISED = {
     "StyleDiffusionP2PlusController", "StyleDiffusionSample", "StyleDiffusionSaveInversion",
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
     "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
-    "StyleDiffusionTauSweep",
+    "StyleDiffusionTauSweep", "StyleDiffusionGenerate", "StyleDiffusionP2PlusGuider",
 }
 
 

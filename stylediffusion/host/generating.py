@@ -1,0 +1,84 @@
+"""A picture made from a seed, kept as a trajectory: edits of text-to-image, with nothing to learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..artifacts import Trajectory
+from ..schedule import k_to_vp, make_levels, vp_to_k
+from . import text
+from .attention import LayerFinder, with_patch
+from .inverting import to_host
+from .model import ModelPatcher, fingerprint, training_alphas
+
+
+@dataclass(frozen=True)
+class PictureWishes:
+    """What is painted: prompts, size in pixels, steps, guidance and the seed of the noise."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+
+
+def generate(
+    model: ModelPatcher, clip: Any, wishes: PictureWishes
+) -> tuple[Trajectory, dict[str, Any]]:
+    """(the way a picture is painted, clean end first as in an inversion, and its LATENT).
+
+    Raises ValueError for an empty prompt or a model that is not of epsilon or v prediction.
+    """
+    if not wishes.prompt.strip():
+        raise ValueError(
+            "the prompt is empty; describe the picture to paint, since its words are what can be "
+            "edited"
+        )
+    levels = make_levels(wishes.steps, training_alphas(model))
+    form = model.get_model_object("latent_format")
+    cell = form.spacial_downscale_ratio
+    empty = torch.zeros(1, form.latent_channels, wishes.height // cell, wishes.width // cell)
+    noise = comfy.sample.prepare_noise(empty, wishes.seed)
+    positive, negative = (
+        text.encode(clip, prompt) for prompt in (wishes.prompt, wishes.negative_prompt))
+    guider, finder = comfy.samplers.CFGGuider(model), LayerFinder()
+    guider.model_options = with_patch(guider.model_options, "attn2_patch", finder.patch)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(wishes.guidance)
+    way, samples = painted(guider, noise, levels.sampling_sigmas())
+    trajectory = Trajectory(
+        way, levels, wishes.prompt, wishes.negative_prompt, positive, negative,
+        tuple(finder.found.values()), fingerprint(model))
+    return trajectory, {"samples": samples}
+
+
+def painted(
+    guider: comfy.samplers.CFGGuider, noise: Tensor, sigmas: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(VP latents [N + 1, C, h, w], clean end first, and the last one in host units), by Euler."""
+    model = guider.model_patcher
+    preview = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    way: list[Tensor] = []
+
+    def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        way.append(k_to_vp(x, float(sigmas[step])).to("cpu", torch.float32))
+        preview(step, denoised, x, total)
+
+    start = to_host(model, vp_to_k(noise, float(sigmas[0])))
+    last = guider.sample(
+        torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
+        callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)
+    samples = k_to_vp(last, float(sigmas[-1])).to("cpu", torch.float32)
+    way.append(model.get_model_object("latent_format").process_in(samples))
+    return torch.cat(way[::-1]), samples
