@@ -17,6 +17,7 @@ from torch import Tensor
 
 from demo import judge, loading, scenes, trials
 from demo.trials import Trial
+from stylediffusion.blend import Blend
 from stylediffusion.control import Window
 from stylediffusion.host.controlling import Wishes, make_control
 from stylediffusion.host.guider import sample_edits
@@ -28,7 +29,8 @@ from stylediffusion.metrics import psnr
 
 STEPS = 30
 PRESETS = ("default", "exact", "exact_free", "direct")
-WINDOWS = {"tau_v": 0.7, "tau_c": 0.7, "tau_s": 0.5, "tau_u": 0.0}
+WINDOWS = {"tau_v": 0.5, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
+BLEND = (0.45, 0.1)
 
 
 class RowCounter:
@@ -77,7 +79,7 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
     control = make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
         {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        Wishes(blend_words=f"{trial.object}, {trial.new_object}"))
+        Wishes(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
     return found

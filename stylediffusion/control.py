@@ -1,10 +1,11 @@
 """P2Plus: what a sampling step does to each row, and value mixing in place of map editing.
 
 Section 3.4 of the paper. Because attention is linear in the value rows, an edited map never has to
-exist: (A_source P) v = A_source (P v). See `mixed_values`. Prompts of several chunks of 77 tokens run
-beside shorter ones, which the host then repeats; a map over repeated tokens sums to the map over them
-once, so all that concerns tokens is folded to the run's length: the source's repeated, the target's
-once.
+exist: (A_source P) v = A_source (P v). See `mixed_values`.
+
+Prompts of several chunks of 77 tokens run beside shorter ones, which the host then repeats. A map
+over repeated tokens sums to the map over them once, so all that concerns tokens is folded to the
+length of the run: the source's repeated, the target's once.
 """
 
 from __future__ import annotations

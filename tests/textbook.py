@@ -77,7 +77,7 @@ class Controller:
         return self.apply(maps, v, extra["n_heads"])
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, extra: Any) -> Tensor:
-        """Maps over repeated tokens, as beside longer prompts, are summed to maps over each once."""
+        """Maps over repeated tokens, as beside longer prompts, are summed over the repeats."""
         maps = self.probabilities(q, k, extra["n_heads"])
         out = self.apply(maps, v, extra["n_heads"])
         cond = len(q) // 2

@@ -1,4 +1,4 @@
-"""A picture made from a seed, kept as a trajectory: edits of text-to-image, with nothing to learn."""
+"""A picture made from a seed, kept as a trajectory: text-to-image edits, with nothing to learn."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..artifacts import AttentionLayer, Conditioning, Trajectory
 from ..ddim import invert
-from ..schedule import Levels, k_to_vp, make_levels, vp_to_k
+from ..schedule import Levels, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
 from .model import ModelPatcher, fingerprint, training_alphas

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host import generating, guider, model as patchers
+from stylediffusion_pack.stylediffusion.host import generating, guider
+from stylediffusion_pack.stylediffusion.host import model as patchers
 
 STEPS, GUIDANCE, SEED = 4, 3.0, 8
 

@@ -1,0 +1,130 @@
+"""Which taus for which edit: sixty unseen edits whose truth is known, under a grid of windows."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demo import judge, scenes
+from stylediffusion.artifacts import Trajectory, ValueEmbedding
+from stylediffusion.blend import Blend
+from stylediffusion.control import Window
+from stylediffusion.host.controlling import Wishes, make_control
+from stylediffusion.host.inverting import invert_latent
+from stylediffusion.host.learning import learn_value_embedding
+from stylediffusion.host.sweeping import sample_cells
+from stylediffusion.metrics import psnr
+from stylediffusion.sweep import cells, make_axes
+
+from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
+
+SEED, SCENES = "StyleDiffusion taus", 15
+KINDS = ("colour", "object", "place", "style")
+BLENDED = ("colour", "object")
+TAU_S, TAU_C, TAU_V = "0, 0.2, 0.4, 0.6, 0.8", "0.2, 0.4, 0.6, 0.8", "0.2, 0.5, 0.8"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A scene of an unseen triple and what it should become."""
+
+    kind: str
+    scene: scenes.Scene
+    wanted: scenes.Scene
+
+    @property
+    def blend_words(self) -> str:
+        """The thing before and after; edits of the whole picture are not kept to a place."""
+        if self.kind not in BLENDED:
+            return ""
+        return ", ".join(dict.fromkeys([self.scene.things[0].name, self.wanted.things[0].name]))
+
+
+def chosen_edits() -> list[list[Edit]]:
+    """For each scene its four edits, by a seed."""
+    rng, found = random.Random(SEED), []
+    for triple in rng.sample(sorted(scenes.UNSEEN), SCENES):
+        scene = scenes.scene_of(triple, rng.choice(scenes.STYLES), random.Random(rng.random()))
+        other = {
+            "colour": rng.choice([c for c in scenes.COLOURS if c != triple[1]]),
+            "name": rng.choice([o for o in scenes.OBJECTS if o != triple[0]]),
+            "place": rng.choice([p for p in scenes.PLACES if p != triple[2]]),
+            "style": next(s for s in scenes.STYLES if s != scene.style),
+        }
+        found.append([Edit(kind, scene, scenes.edited(scene, **{name: value}))
+                      for kind, (name, value) in zip(KINDS, other.items(), strict=True)])
+    return found
+
+
+@torch.inference_mode()
+def measured(parts: Parts, edits: list[Edit]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(kind, windows, what came of it) of every edit of one scene under every cell."""
+    source = picture(edits[0].scene)
+    trajectory = invert_latent(parts.model, parts.clip, {"samples": parts.vae.encode(source)},
+                               scenes.caption(edits[0].scene), "", STEPS)
+    embedding = learn_value_embedding(parts.model, trajectory, None, None, wishes_for("default"))
+    for edit in edits:
+        true = picture(edit.wanted)[0]
+        inside = (true - source[0]).abs().amax(-1) > 0
+        for label, painted in painted_cells(parts, trajectory, embedding, edit):
+            names = judge.name(judge.load(), torch.stack([true, painted]).permute(0, 3, 1, 2))
+            yield edit.kind, label, {
+                "inside_db": psnr(painted, true, inside),
+                "outside_db": psnr(painted, true, ~inside) if (~inside).any() else None,
+                "right": names[0] == names[1],
+            }
+
+
+def painted_cells(
+    parts: Parts, trajectory: Trajectory, embedding: ValueEmbedding, edit: Edit
+) -> Iterator[tuple[str, Tensor]]:
+    """Every cell's windows and picture [H, W, 3]: all tau_s, tau_c and tau_v, in one batch."""
+    always = dict.fromkeys(("tau_v", "tau_c", "tau_s", "tau_u"), Window(0.0, 0.0))
+    control = make_control(
+        parts.clip, trajectory, scenes.caption(edit.wanted), "auto", always,
+        Wishes(blend_words=edit.blend_words), Blend(*BLEND))
+    rows, columns = make_axes(("tau_s", TAU_S), ("tau_c", TAU_C))
+    deep, _ = make_axes(("tau_v", TAU_V), ("tau_c", TAU_C))
+    targets = [replace(target, windows={**target.windows, "tau_v": window})
+               for target in cells(control.targets[0], rows, columns)
+               for _, window in deep.windows]
+    labels = [f"{row}, {column}, {value}" for row in rows.labels for column in columns.labels
+              for value in deep.labels]
+    samples = sample_cells(
+        parts.model, trajectory, embedding, replace(control, targets=tuple(targets)), 0.0)
+    yield from zip(labels, parts.vae.decode(samples).clamp(0, 1), strict=True)
+
+
+def summary(found: list[tuple[str, str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """For each kind and cell: medians in dB and how many edits the judge calls right."""
+    table: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    for kind, label in dict.fromkeys((kind, label) for kind, label, _ in found):
+        rows = [row for k, name, row in found if (k, name) == (kind, label)]
+        outside = [row["outside_db"] for row in rows if row["outside_db"] is not None]
+        table[kind][label] = {
+            "inside_db": round(statistics.median(row["inside_db"] for row in rows), 2),
+            "outside_db": round(statistics.median(outside), 2) if outside else None,
+            "right": sum(row["right"] for row in rows), "of": len(rows),
+        }
+    return table
+
+
+def run(scenes_wanted: int = SCENES) -> dict[str, dict[str, Any]]:
+    """The table, and on the way the five best cells of every kind by the judge, then by dB."""
+    parts, found = load_parts(), []
+    for i, edits in enumerate(chosen_edits()[:scenes_wanted]):
+        found += list(measured(parts, edits))
+        print(f"  scene {i + 1} of {scenes_wanted}", flush=True)
+    table = summary(found)
+    for kind, cells_found in table.items():
+        ranked = sorted(cells_found.items(), key=lambda c: (-c[1]["right"], -c[1]["inside_db"]))
+        for label, row in ranked[:5]:
+            print(f"  {kind}: {label}: inside {row['inside_db']} dB, outside {row['outside_db']} "
+                  f"dB, right {row['right']} of {row['of']}", flush=True)
+    return table
