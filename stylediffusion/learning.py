@@ -19,9 +19,9 @@ from .schedule import Levels
 class LearningSettings:
     """The constants of the released code, then those of the fast preset.
 
-    `evaluations` is the most a step may take, the first one more. The other three are the fast
-    preset's stop rule: losses in units of the conditional noise, before and in the closing share of
-    steps.
+    `evaluations` is the most a step may take, the first one apart. The others are the fast preset's
+    stop rule: losses in units of the conditional noise, before and in the closing steps, which are
+    a share of all, but no fewer than a number.
     """
 
     guidance: float = 7.5
@@ -36,6 +36,7 @@ class LearningSettings:
     good_enough: float = 3e-2
     good_enough_closing: float = 1e-4
     closing: float = 0.2
+    closing_steps: int = 6
 
     def inner_steps_at(self, step: int) -> int:
         """ceil(100 * exp(-0.1 * i)), at least one."""
@@ -50,8 +51,8 @@ class LearningSettings:
     def good_enough_at(self, step: int, steps: int) -> float:
         """Where the fast preset stops. Every step aims at the trajectory itself, so that a later
         one makes good what an earlier left; only the last few decide the picture."""
-        closing = step >= steps - math.ceil(self.closing * steps)
-        return self.good_enough_closing if closing else self.good_enough
+        closing = max(self.closing_steps, math.ceil(self.closing * steps))
+        return self.good_enough_closing if step >= steps - closing else self.good_enough
 
     def learning_rate_at(self, step: int) -> float:
         """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""

@@ -72,7 +72,7 @@ class Saved:
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output kept as it is would hold its own graph for ever
 
     @contextmanager
     def counting(self) -> Iterator[None]:

@@ -214,10 +214,11 @@ def test_the_loss_falls_and_the_early_stop_keeps_the_update_of_a_good_enough_los
 
 
 def test_the_fast_preset_is_strict_in_the_last_steps_however_few_there_are() -> None:
-    chosen = learning.LearningSettings(good_enough=1.0, good_enough_closing=0.1, closing=0.15)
-    for steps, strict in ((30, 5), (20, 3), (4, 1), (1, 1)):
+    chosen = learning.LearningSettings(good_enough=1.0, good_enough_closing=0.1, closing=0.15,
+                                        closing_steps=3)
+    for steps, strict in ((30, 5), (21, 4), (20, 3), (4, 3), (1, 1)):
         found = [chosen.good_enough_at(i, steps) for i in range(steps)]
-        assert found == [1.0] * (steps - strict) + [0.1] * strict
+        assert found == [1.0] * (steps - strict) + [0.1] * strict, steps
 
 
 def test_the_fast_preset_gets_further_than_exact_in_fewer_evaluations() -> None:

@@ -1,5 +1,6 @@
 """Memory: the estimate meets what autograd keeps, checkpoints change nothing but memory."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -13,6 +14,20 @@ from stylediffusion_pack.stylediffusion.schedule import make_levels
 from tests import golden
 
 GIB = 2**30
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())
+
+
+def test_a_run_leaves_no_tensors_behind() -> None:
+    with torch.inference_mode():
+        model, counts = golden.reloadable_unet(), []
+        for _ in range(3):
+            learn(model, 16, 24)
+            counts.append(live_tensors())
+    assert counts[2] == counts[1], counts
 
 
 def learn(model: Any, height: int, width: int) -> artifacts.ValueEmbedding:
