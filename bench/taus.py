@@ -27,7 +27,7 @@ from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
 SEED, SCENES = "StyleDiffusion taus", 15
 KINDS = ("colour", "object", "place", "style")
 BLENDED = ("colour", "object")
-TAU_S, TAU_C, TAU_V = "0, 0.2, 0.4, 0.6, 0.8", "0.2, 0.4, 0.6, 0.8", "0.2, 0.5, 0.8"
+TAU_S, TAU_C, TAU_V = "0, 0.3, 0.6, 0.8", "0.3, 0.6", "0.2, 0.5, 0.8"
 
 
 @dataclass(frozen=True)

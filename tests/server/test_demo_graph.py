@@ -41,7 +41,7 @@ def test_the_shipped_graph_is_the_trial_chosen_before_training(shipped: Prompt) 
 
 
 def test_the_reconstruction_is_as_good_as_the_vae_allows(numbers: dict[str, Any]) -> None:
-    assert numbers["vae_psnr"] >= 28
+    assert numbers["vae_psnr"] >= 30
     assert numbers["reconstruction_psnr"] >= numbers["vae_psnr"] - 0.3
     assert numbers["ddim_reconstruction_psnr"] < numbers["reconstruction_psnr"] - 3
 
@@ -58,8 +58,8 @@ def test_an_edit_comes_nearer_the_true_edit_and_keeps_the_rest(
     assert edit["judged"][kind] != numbers["edits"][1 - place]["judged"][kind]
 
 
-@pytest.mark.xfail(strict=True, reason="6 to 8 dB are missing: the blend's cells are 8 pixels "
-                   "wide, and the small VAE bleeds across their edges")
+@pytest.mark.xfail(strict=True, reason="5 and 4.5 dB are missing: the blend's cells are 8 pixels "
+                   "wide, and at their edges the model paints something else than the truth")
 @pytest.mark.parametrize("place", [0, 1])
 def test_outside_an_edit_is_within_two_decibels_of_the_vae(
     numbers: dict[str, Any], place: int
