@@ -17,6 +17,7 @@ usage: python3 dev.py COMMAND [arguments]
   bench learn|edit [--json FILE]
                         how fast, lean and exact learning is, or what edits cost; up to an hour,
                         --only picks a part
+  graphs                draw the example graphs of workflows/ anew from the node definitions
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 
@@ -28,7 +29,7 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PATH=DIR           use this ComfyUI and its Python instead and install nothing
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
-MODULES = {"test": "pytest", "train": "demo.train", "evaluate": "demo.evaluate"}
+MODULES = {"test": "pytest", "graphs": "development.graphs", "train": "demo.train", "evaluate": "demo.evaluate"}
 BENCHES = {"learn": "bench.learn", "edit": "bench.edit"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
