@@ -29,7 +29,10 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PATH=DIR           use this ComfyUI and its Python instead and install nothing
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
-MODULES = {"test": "pytest", "graphs": "development.graphs", "train": "demo.train", "evaluate": "demo.evaluate"}
+MODULES = {
+    "test": "pytest", "graphs": "development.graphs", "train": "demo.train",
+    "evaluate": "demo.evaluate",
+}
 BENCHES = {"learn": "bench.learn", "edit": "bench.edit"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
