@@ -18,6 +18,7 @@ usage: python3 dev.py COMMAND [arguments]
                         how fast, lean and exact learning is, or what edits cost; up to an hour,
                         --only picks a part
   graphs                draw the example graphs of workflows/ anew from the node definitions
+  pictures              take the graphs' thumbnails from the real page (needs Chromium, Playwright)
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 
@@ -30,7 +31,8 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
 MODULES = {
-    "test": "pytest", "graphs": "development.graphs", "train": "demo.train",
+    "test": "pytest", "graphs": "development.graphs",
+    "pictures": "development.pictures", "train": "demo.train",
     "evaluate": "demo.evaluate",
 }
 BENCHES = {"learn": "bench.learn", "edit": "bench.edit"}
