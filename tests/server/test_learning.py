@@ -11,6 +11,7 @@ from development import editing
 from development.environment import ensure
 from development.graph import Prompt, to_prompt
 from development.server import ExecutionInterrupted, Server, ServerError
+from stylediffusion.metrics import psnr
 from tests.graphs import INVERT, LEARN, changed
 
 SCENE = "StyleDiffusionDemoScene"
@@ -54,7 +55,7 @@ def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt
     whole = pictures(server, unused, again)
     assert min(again.values) < max(again.values) / 3, "nothing was left of the stopped run"
     for one, other in zip(resumed, whole, strict=True):
-        assert one.equal(other)
+        assert psnr(one, other) > 45, "the kernels' own rounding is all that may differ"
 
 
 def test_a_crashed_run_goes_on_in_the_next_server() -> None:
