@@ -14,9 +14,9 @@ usage: python3 dev.py COMMAND [arguments]
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
-  bench learn|edit [--json FILE]
-                        how fast, lean and exact learning is, or what edits cost; up to an hour,
-                        --only picks a part
+  bench learn|edit|start [--json FILE]
+                        how fast, lean and exact learning is, what edits cost (up to an hour;
+                        --only picks a part), or what the pack adds to the host's start
   graphs                draw the example graphs of workflows/ anew from the node definitions
   pictures              take the graphs' thumbnails from the real page (needs Chromium, Playwright)
   train [args]          train the demo model (python -m demo.train)
@@ -35,7 +35,7 @@ MODULES = {
     "pictures": "development.pictures", "train": "demo.train",
     "evaluate": "demo.evaluate",
 }
-BENCHES = {"learn": "bench.learn", "edit": "bench.edit"}
+BENCHES = {"learn": "bench.learn", "edit": "bench.edit", "start": "bench.start"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 
