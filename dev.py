@@ -18,6 +18,7 @@ usage: python3 dev.py COMMAND [arguments]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), or what the pack adds to the host's start
   graphs                draw the example graphs of workflows/ anew from the node definitions
+  locales               write the page's English texts (locales/en) anew from the node definitions
   pictures              take the graphs' thumbnails from the real page (needs Chromium, Playwright)
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
@@ -31,7 +32,7 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
 """
 MODULES = {
-    "test": "pytest", "graphs": "development.graphs",
+    "test": "pytest", "graphs": "development.graphs", "locales": "development.locales",
     "pictures": "development.pictures", "train": "demo.train",
     "evaluate": "demo.evaluate",
 }
