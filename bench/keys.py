@@ -41,7 +41,8 @@ from .presets import BLEND, STEPS, WINDOWS, measured_edit, picture
 FORMS = ("value", "key and value")
 EVALUATIONS = 16
 BUDGET = LearningSettings(
-    evaluations=EVALUATIONS, first_evaluations=EVALUATIONS, good_enough=0.0,
+    evaluations=EVALUATIONS, first_evaluations=EVALUATIONS,
+    closing_evaluations=EVALUATIONS, last_evaluations=EVALUATIONS, good_enough=0.0,
     good_enough_closing=0.0, attention_weight=0.0)
 
 
@@ -91,18 +92,18 @@ def learnt_with(form: str, model: Any, trajectory: Trajectory) -> Learnt:
         rows = torch.cat([scale, scale, shift, shift])
 
     def work(wrapped: Any, options: dict[str, Any], sigmas: Tensor) -> None:
-        host = KeyValueModel(wrapped, options, trajectory.levels, sigmas, ())
-        if form == "value":
-            host = HostLearningModel(wrapped, options, trajectory.levels, sigmas, ())
+        kind = HostLearningModel if form == "value" else KeyValueModel
+        host = kind(wrapped, options, trajectory.levels, sigmas, ())
         with torch.enable_grad():
             found.append(learn(host, trajectory.latents.clone(), trajectory.levels,
                                QuasiNewtonSolver(rows, BUDGET), BUDGET))
 
     model.model.requires_grad_(False)
-    stage = subjects.Subject("demo", model, *(
+    positive, negative = (
         [(entry[0][0].clone(), entry[0][1])]
-        for entry in (trajectory.positive, trajectory.negative)),
-        trajectory.noise.clone(), None, torch.empty(0))
+        for entry in (trajectory.positive, trajectory.negative))
+    stage = subjects.Subject("demo", model, positive, negative, trajectory.noise.clone(), None,
+                             torch.empty(0))
     subjects.on_stage(stage, trajectory.levels.sigmas.float(), work)
     return found[0]
 

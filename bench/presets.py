@@ -34,7 +34,7 @@ BLEND = (0.45, 0.1)
 
 
 class RowCounter:
-    """Counts the rows of every forward pass through a model's public wrapper."""
+    """Counts the rows of every forward and backward pass through a model's public wrapper."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -42,7 +42,13 @@ class RowCounter:
     def __call__(self, apply_model: Any, asked: dict[str, Any]) -> Tensor:
         self.rows += len(asked["input"])
         out: Tensor = apply_model(asked["input"], asked["timestep"], **asked["c"])
+        if out.requires_grad:
+            out.register_hook(self.backward)
         return out
+
+    def backward(self, gradient: Tensor) -> None:
+        """Called once for every backward pass."""
+        self.rows += len(gradient)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def run_preset(
         parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
-    return {"rows": counter.rows + evaluations, "inner_steps": evaluations,
+    return {"rows": counter.rows, "inner_steps": evaluations,
             "seconds": round(seconds, 2), "reconstruction_db": psnr(painted[0], source[0]),
             "edits": edits}
 

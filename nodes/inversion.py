@@ -99,9 +99,9 @@ class LearnValueEmbedding(io.ComfyNode):
                                round=0.00001, advanced=True, tooltip="exact only: how large an "
                                "update is. Lower it if the loss is not finite."),
                 io.Float.Input("attention_weight", default=1.0, min=0.0, max=100.0, step=0.1,
-                               advanced=True, tooltip="How strongly the attention maps of the "
-                               "inversion are held. 0 learns a little faster and holds only the "
-                               "picture."),
+                               advanced=True, tooltip="exact only: how strongly the attention "
+                               "maps of the inversion are held. 0 learns a little faster and "
+                               "holds only the picture."),
                 io.Combo.Input("form", options=list(FORMS), default=FORMS[0], advanced=True,
                                tooltip="What is learnt: a scale and a shift of the prompt "
                                "embedding, as the authors' code does, or, as the paper writes it, "

@@ -19,9 +19,9 @@ from .schedule import Levels
 class LearningSettings:
     """The constants of the released code, then those of the fast preset.
 
-    `evaluations` is the most a step may take, the first one apart. The others are the fast preset's
-    stop rule: losses in units of the conditional noise, before and in the closing steps, which are
-    a share of all, but no fewer than a number.
+    The evaluations are the most a step may take: the first, those between, the closing ones (a
+    share of all, but no fewer than a number) and the last, whose coefficient is too small to mend
+    anything. `good_enough` is where it stops: losses in units of the conditional noise.
     """
 
     guidance: float = 7.5
@@ -33,26 +33,33 @@ class LearningSettings:
     stop_loss_growth: float = 2e-5
     evaluations: int = 16
     first_evaluations: int = 12
+    closing_evaluations: int = 9
+    last_evaluations: int = 2
     good_enough: float = 3e-2
     good_enough_closing: float = 1e-4
-    closing: float = 0.2
-    closing_steps: int = 6
+    closing: float = 1 / 6
+    closing_steps: int = 5
 
     def inner_steps_at(self, step: int) -> int:
         """ceil(100 * exp(-0.1 * i)), at least one."""
         return max(1, math.ceil(self.inner_steps * math.exp(-self.inner_decay * step)))
 
-    def most_evaluations(self, step: int, fast: bool) -> int:
+    def most_evaluations(self, step: int, steps: int, fast: bool) -> int:
         """The most a step may take, of either preset."""
         if not fast:
             return self.inner_steps_at(step)
-        return self.evaluations if step else self.first_evaluations
+        if step in (0, steps - 1):
+            return self.last_evaluations if step else self.first_evaluations
+        return self.closing_evaluations if self.closes(step, steps) else self.evaluations
+
+    def closes(self, step: int, steps: int) -> bool:
+        """Whether a step is one of the last few, which decide the picture."""
+        return step >= steps - max(self.closing_steps, math.ceil(self.closing * steps))
 
     def good_enough_at(self, step: int, steps: int) -> float:
         """Where the fast preset stops. Every step aims at the trajectory itself, so that a later
         one makes good what an earlier left; only the last few decide the picture."""
-        closing = max(self.closing_steps, math.ceil(self.closing * steps))
-        return self.good_enough_closing if step >= steps - closing else self.good_enough
+        return self.good_enough_closing if self.closes(step, steps) else self.good_enough
 
     def learning_rate_at(self, step: int) -> float:
         """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""

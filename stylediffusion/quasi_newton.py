@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-Evaluation = Callable[[Tensor], tuple[float, Tensor]]
+Evaluation = Callable[[Tensor], tuple[float, Callable[[], Tensor]]]
 
 
 @dataclass
 class Curvature:
     """Pairs of steps and changes of the gradient (Nocedal 1980); the newest come last."""
 
-    pairs: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=12))
+    pairs: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
 
     def note(self, step: Tensor, change: Tensor) -> None:
         """Remember a pair, unless it shows no positive curvature."""
@@ -49,23 +49,31 @@ def descend(
     evaluations: int,
     good_enough: float,
 ) -> tuple[Tensor, float]:
-    """The best point found, and its loss, in at most so many evaluations of (loss, gradient).
+    """The best point found, and its loss, in at most so many evaluations.
 
-    Full steps where they lower the loss, else the minimum of the parabola through what is known.
-    Stops at once where the loss is good enough.
+    An evaluation gives the loss and what computes its gradient, which is asked only where the
+    descent goes on from. Full steps where they lower the loss, else the minimum of the parabola
+    through what is known. Stops at once where the loss is good enough.
     """
-    best, (loss, gradient) = start, evaluate(start)
-    step, share = None, 1.0
+    best, (loss, slope) = start, evaluate(start)
+    if loss <= good_enough:
+        return best, loss
+    gradient, step, share = slope(), None, 1.0
     for _ in range(evaluations - 1):
-        if loss <= good_enough or not float(gradient @ gradient):
+        if not float(gradient @ gradient):
             break
         if step is None:
             step, share = curvature.newton_step(gradient, loss), 1.0
         found, slope = evaluate(best + share * step)
         if found < loss:
-            curvature.note(share * step, slope - gradient)
-            best, loss, gradient, step = best + share * step, found, slope, None
+            best, loss = best + share * step, found
+            if loss <= good_enough:
+                break
+            before, gradient = gradient, slope()
+            curvature.note(share * step, gradient - before)
+            step = None
         else:
+            del slope  # with it goes what the forward pass kept for its backward pass
             down = share * float(gradient @ step)
             share *= min(0.5, max(0.1, -down / (2 * (found - loss - down))))
     return best, loss

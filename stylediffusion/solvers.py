@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -82,19 +84,18 @@ class QuasiNewtonSolver:
         unit = noise_coefficient(levels, step.level) * settings.guidance
         seen: list[tuple[float, Tensor, Tensor]] = []
 
-        def evaluate(point: Tensor) -> tuple[float, Tensor]:
+        def evaluate(point: Tensor) -> tuple[float, Callable[[], Tensor]]:
             leaf = point.detach().view_as(self.rows).requires_grad_(True)
             reached, noise, found = step.evaluate(
                 model, levels, scale_and_shift(leaf), settings.guidance, bool(step.wanted_maps))
             parts = step.losses(reached, found, settings.attention_weight)
             note(InnerLoss(i, len(seen), *(float(part.detach()) for part in parts)))
             loss = (parts[0] + parts[1]) / unit**2
-            (gradient,) = torch.autograd.grad(loss, leaf)
             seen.append((float(loss.detach()), reached.detach(), noise.detach()))
-            return seen[-1][0], gradient.flatten()
+            return seen[-1][0], lambda: torch.autograd.grad(loss, leaf)[0].flatten()
 
         point, _ = descend(evaluate, self.rows.flatten(), self.curvature,
-                           settings.most_evaluations(i, True),
+                           settings.most_evaluations(i, levels.steps, True),
                            settings.good_enough_at(i, levels.steps))
         self.rows = point.view_as(self.rows)
         _, reached, noise = min(seen, key=lambda found: found[0])

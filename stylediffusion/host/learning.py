@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -162,7 +162,7 @@ class HostWatch(Watch):
         place: RestingPlace,
     ) -> None:
         self.levels, self.place = trajectory.levels, place
-        self.counts = [wishes.settings.most_evaluations(i, wishes.fast)
+        self.counts = [wishes.settings.most_evaluations(i, trajectory.steps, wishes.fast)
                        for i in range(trajectory.steps)]
         self.total = sum(self.counts)
         self.bar = comfy.utils.ProgressBar(self.total)
@@ -192,8 +192,11 @@ def learn_value_embedding(
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; exact from an image's tokens where given.
 
-    A run that was stopped goes on after its last finished step when it is asked for again.
+    A run that was stopped goes on after its last finished step when it is asked for again. The
+    fast preset leaves the attention loss out: it holds the latents, and with them the maps.
     """
+    if wishes.fast:
+        wishes = replace(wishes, settings=replace(wishes.settings, attention_weight=0.0))
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if (clip_vision is None) != (image is None):

@@ -221,6 +221,22 @@ def test_the_fast_preset_is_strict_in_the_last_steps_however_few_there_are() -> 
         assert found == [1.0] * (steps - strict) + [0.1] * strict, steps
 
 
+def test_the_fast_preset_spends_least_on_the_last_step_which_can_mend_least() -> None:
+    chosen = learning.LearningSettings(
+        first_evaluations=7, evaluations=6, closing_evaluations=5, last_evaluations=2,
+        closing=0.15, closing_steps=3)
+    for steps, most in ((1, [7]), (2, [7, 2]), (6, [7, 6, 6, 5, 5, 2])):
+        assert [chosen.most_evaluations(i, steps, True) for i in range(steps)] == most
+
+
+def test_the_fast_preset_sees_no_attention_loss_and_the_exact_one_does() -> None:
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        fast, exact = (small_run(model, fast=fast, attention_weight=1.0) for fast in (True, False))
+    assert all(loss.attention == 0 for loss in fast.losses)
+    assert all(loss.attention > 0 for loss in exact.losses)
+
+
 def test_the_fast_preset_gets_further_than_exact_in_fewer_evaluations() -> None:
     with torch.inference_mode():
         model = golden.reloadable_unet()

@@ -1,5 +1,7 @@
 """Quasi-Newton steps on problems with a known answer."""
 
+from collections.abc import Callable
+
 import torch
 from stylediffusion_pack.stylediffusion.quasi_newton import Curvature, descend
 
@@ -11,15 +13,20 @@ def least_squares(seed: int, size: int = 12) -> tuple[torch.Tensor, torch.Tensor
 
 
 class Problem:
-    """|A x - b|^2 / 2, with every evaluation counted."""
+    """|A x - b|^2 / 2, with every evaluation and every gradient counted."""
 
     def __init__(self, matrix: torch.Tensor, wanted: torch.Tensor) -> None:
-        self.matrix, self.wanted, self.count = matrix, wanted, 0
+        self.matrix, self.wanted, self.count, self.gradients = matrix, wanted, 0, 0
 
-    def __call__(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def __call__(self, x: torch.Tensor) -> tuple[float, Callable[[], torch.Tensor]]:
         self.count += 1
         residual = self.matrix @ x - self.wanted
-        return float(residual @ residual) / 2, self.matrix.T @ residual
+
+        def gradient() -> torch.Tensor:
+            self.gradients += 1
+            return self.matrix.T @ residual
+
+        return float(residual @ residual) / 2, gradient
 
 
 def test_a_parabola_in_one_dimension_is_solved_by_polyak_and_one_newton_step() -> None:
@@ -58,11 +65,26 @@ def test_it_stops_where_the_loss_is_good_enough_and_at_the_last_evaluation() -> 
     assert problem.count == 1
 
 
+def test_no_gradient_is_computed_where_the_loss_is_good_enough() -> None:
+    problem = Problem(torch.tensor([[3.0]]), torch.tensor([6.0]))
+    descend(problem, torch.zeros(1), Curvature(), 9, 1e9)
+    assert (problem.count, problem.gradients) == (1, 0)
+    descend(problem, torch.zeros(1), Curvature(), 9, 1e-9)
+    assert (problem.count, problem.gradients) == (4, 2), "start, Polyak's point, then the answer"
+
+
 def test_a_step_that_would_climb_is_shortened_until_it_falls() -> None:
-    def narrow(x: torch.Tensor) -> tuple[float, torch.Tensor]:
-        return float((x**4).sum()), 4 * x**3
+    asked: list[float] = []
+
+    def narrow(x: torch.Tensor) -> tuple[float, Callable[[], torch.Tensor]]:
+        def gradient() -> torch.Tensor:
+            asked.append(float(x))
+            return 4 * x**3
+
+        return float((x**4).sum()), gradient
 
     misled = Curvature()
     misled.note(torch.ones(1), torch.full((1,), 1e-3))
     x, loss = descend(narrow, torch.ones(1), misled, 12, 0.0)
     assert loss < 1.0 and abs(float(x)) < 1.0
+    assert all(abs(x) <= 1.0 for x in asked), "no gradient where the step climbed"
