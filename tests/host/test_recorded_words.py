@@ -1,0 +1,122 @@
+"""Spans of words, their windows and emphasis vectors, against those of the released code."""
+
+from typing import Any
+
+import pytest
+import torch
+from stylediffusion_pack.demo import loading
+from stylediffusion_pack.stylediffusion import artifacts, control, schedule
+from stylediffusion_pack.stylediffusion.host import controlling, text
+
+from tests import golden
+
+FACTS, RECORDED = golden.facts("alignment"), golden.tensors("alignment")
+PAIRS = {pair["pair"]: pair for pair in FACTS["pairs"]}
+
+
+def is_clean(prompt: str, pair: dict[str, Any], side: str) -> bool:
+    """One chunk, no stray spaces, no sign that the released code splits another way."""
+    ids = pair[f"ids_{side}"]
+    spans = [p for t, i, p, _ in pair["word_inds"] if t == prompt and isinstance(i, int)]
+    return bool(prompt) and len(ids) <= 77 and prompt.split() == prompt.split(" ") and (
+        sum(map(len, spans)) == len(ids) - 2)
+
+
+PROMPTS = {pair[side]: (pair, side) for pair in PAIRS.values() for side in "ab"
+           if is_clean(pair[side], pair, side)}
+CLEAN = [n for n, pair in PAIRS.items() if all(is_clean(pair[s], pair, s) for s in "ab")]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return loading.load_clip()
+
+
+def test_most_recorded_prompts_are_used() -> None:
+    assert len(PROMPTS) >= 30 and len(CLEAN) >= 15
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p[:40])
+def test_words_have_the_recorded_tokens_by_place_and_by_name(clip: Any, prompt: str) -> None:
+    pair, side = PROMPTS[prompt]
+    found = text.tokenize(clip, prompt)
+    ids = pair[f"ids_{side}"]
+    assert list(found.token_ids) == ids + [49407] * (77 - len(ids))
+    for said, word, positions, _ in pair["word_inds"]:
+        if said != prompt:
+            continue
+        if isinstance(word, int):
+            assert list(found.words[word].positions) == positions
+        elif word in prompt.split():
+            same = [w for w in prompt.split() if w != word and w.lower().strip(",.") == word]
+            assert same or list(found.positions(word)) == positions, word
+
+
+def trajectory(prompt: str) -> artifacts.Trajectory:
+    levels = schedule.make_levels(4, torch.linspace(0.999, 0.005, 1000, dtype=torch.float64))
+    return artifacts.Trajectory(
+        torch.zeros(5, 4, 16, 16), levels, prompt, "", [], [], (), "0" * 16)
+
+
+def edit(clip: Any, pair: dict[str, Any], tau_c: control.Window, **wishes: str) -> control.Control:
+    shut = control.Window(0.0, 0.0)
+    windows = {"tau_v": shut, "tau_c": tau_c, "tau_s": shut, "tau_u": shut}
+    return controlling.make_control(
+        clip, trajectory(pair["a"]), pair["b"], "auto", windows, controlling.Wishes(**wishes))
+
+
+def written(bounds: Any) -> str:
+    return f"{bounds[0]}-{bounds[1]}" if isinstance(bounds, list) else str(bounds)
+
+
+def cases() -> list[tuple[int, int, int]]:
+    """(pair, which of the recorded windows, steps) of clean pairs, words that occur only."""
+    found = []
+    for number in CLEAN:
+        for place, steps in ((p, s) for p in range(len(FACTS["cross_steps"])) for s in (10, 30)):
+            said = FACTS["cross_steps"][place]
+            words = [w for w in (said if isinstance(said, dict) else {}) if w != "default_"]
+            occur = all(w in PAIRS[number]["b"].split(" ") for w in words)
+            if f"{number}.alpha.{place}.{steps}" in RECORDED and occur:
+                found.append((number, place, steps))
+    return found
+
+
+def test_windows_of_words_and_later_starts_are_among_those_compared() -> None:
+    words = [FACTS["cross_steps"][place] for _, place, _ in cases()]
+    assert {"default_": [0.2, 0.7], "mirror": [0.1, 0.9]} in words
+
+
+@pytest.mark.parametrize(("number", "place", "steps"), cases())
+def test_windows_hold_at_the_recorded_steps(
+    clip: Any, number: int, place: int, steps: int
+) -> None:
+    said = FACTS["cross_steps"][place]
+    said = dict(said) if isinstance(said, dict) else {"default_": said}
+    tau_c = written(said.pop("default_", 1.0))
+    wish = ", ".join(f"{word}: {written(bounds)}" for word, bounds in said.items())
+    made = edit(clip, PAIRS[number], control.Window(0.0, 0.0),
+                windows=f"tau_c: {tau_c}" + (", " + wish if wish else ""))
+    first, second = made.weights(steps)
+    aligned = made.targets[0].alignment.aligned
+    held = RECORDED[f"{number}.alpha.{place}.{steps}"][:steps].float()
+    assert torch.equal(first[:, 0], held * aligned)
+    assert torch.equal(second[:, 0], 1 - held * aligned)
+
+
+@pytest.mark.parametrize("number", CLEAN)
+def test_emphasis_is_the_recorded_vector(clip: Any, number: int) -> None:
+    pair = PAIRS[number]
+    compared = 0
+    for place, (words, values) in enumerate(FACTS["equalizers"]):
+        words = [words] if isinstance(words, str) else words
+        wish = ", ".join(f"{w}: {v}" for w, v in zip(words, values, strict=True))
+        if not all(word in pair["b"].split(" ") for word in words):
+            with pytest.raises(ValueError, match="written in emphasis, is not a word of"):
+                edit(clip, pair, control.Window(0.0, 1.0), emphasis=wish + ", nowhere: 2")
+            continue
+        (target,) = edit(clip, pair, control.Window(0.0, 1.0), emphasis=wish).targets
+        assert target.emphasis is not None
+        assert torch.equal(target.emphasis, RECORDED[f"{number}.equalizer.{place}"][0])
+        compared += 1
+    assert compared or not {"tiger", "a"} & set(pair["b"].split(" "))
