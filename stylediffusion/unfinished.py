@@ -39,7 +39,8 @@ def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learn
         with safe_open(path, "pt") as file:
             if file.metadata() != {"format": FORMAT, "key": key}:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: sums over a mapped file's unaligned memory round otherwise than the first run's.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
     solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
