@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import comfy.sd1_clip
+import torch
+from torch import Tensor
 
 from ..alignment import TokenizedPrompt, Word
 from ..artifacts import Conditioning
@@ -61,10 +64,15 @@ def _literal(text: str) -> str:
 def _tokens(clip: Any, text: str) -> tuple[list[int], list[int]]:
     """(token ids of all chunks, positions of those that are no start, end or padding).
 
-    By the first tokenizer (CLIP-L where there is one); an embedding's vectors are -1.
+    By the first tokenizer (CLIP-L where there is one); an embedding's vectors have negative ids,
+    the same wherever the same vector stands.
     """
     found = clip.tokenize(text, return_word_ids=True)
     chunks = found["l"] if "l" in found else next(iter(found.values()))
     tokens = [token for chunk in chunks for token in chunk]
-    ids = [token if isinstance(token, int) else -1 for token, *_ in tokens]
+    ids = [token if isinstance(token, int) else _vector_id(token) for token, *_ in tokens]
     return ids, [i for i, (_, _, word_id) in enumerate(tokens) if word_id]
+
+
+def _vector_id(vector: Tensor) -> int:
+    return -1 - zlib.crc32(vector.detach().to("cpu", torch.float32).numpy().tobytes())
