@@ -26,14 +26,17 @@ ORIGINAL_PREFIX = "visual."
 
 
 def image_tokens(clip_vision: Any, image: Tensor) -> Tensor:
-    """All tokens of the vision tower [1, n, d] for one image, after the tower's last norm."""
+    """All tokens of the vision tower [1, n, d] for one image, after the tower's last norm.
+
+    The host leaves that norm out of CLIP's tokens, but not out of SigLIP's and DINOv2's.
+    """
     if len(image) > 1:
         raise ValueError(f"image holds {len(image)} pictures, but one is learnt; pick one of them")
     found = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
-    tower = getattr(clip_vision.model, "vision_model", None)
-    norm = getattr(tower, "post_layernorm", None)
-    if norm is None:
+    tower: Any = getattr(clip_vision.model, "vision_model", None)
+    if tower is None or tower.output_layernorm:
         return found.float()
+    norm = tower.post_layernorm
     return norm(found.to(next(norm.parameters()).device)).float().cpu()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
 import folder_paths
 import pytest
 import torch
@@ -147,6 +148,36 @@ def test_files_that_are_no_tower_are_refused_by_name(folder: Path) -> None:
                        ("partial", "has no 'vision_model.encoder.layers.1.mlp.fc2.bias'")):
         with pytest.raises(ValueError, match=f"'{file}.safetensors' {said}"):
             vision.load_vision(f"{file}.safetensors")
+
+
+SMALL = {"num_channels": 3, "hidden_size": WIDTH, "image_size": SIDE, "num_attention_heads": 2,
+         "num_hidden_layers": LAYERS, "patch_size": PATCH}
+SIGLIP = {**SMALL, "model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh",
+          "intermediate_size": 2 * WIDTH}
+DINO = {**SMALL, "model_type": "dinov2", "layer_norm_eps": 1e-6, "use_swiglu_ffn": False}
+
+
+@pytest.mark.parametrize(("config", "tokens", "last_norm"), [
+    (SIGLIP, 9, "vision_model.post_layernorm"), (DINO, 10, "layernorm"),
+], ids=["siglip", "dinov2"])
+def test_tokens_of_the_hosts_other_towers_went_through_their_last_norm_once(
+    config: dict[str, Any], tokens: int, last_norm: str
+) -> None:
+    tower, generator = comfy.clip_vision.ClipVisionModel(config), torch.Generator().manual_seed(4)
+    tower.model.float()
+    for name, weight in tower.model.named_parameters():
+        weight.data = 0.2 * torch.randn(weight.shape, generator=generator)
+        weight.data += 2.0 if name == f"{last_norm}.weight" else 0.0
+    weights = dict(tower.model.named_parameters())
+    seen: list[torch.Tensor] = []
+    norm = tower.model.get_submodule(last_norm)
+    hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = vision.image_tokens(tower, picture())
+    hook.remove()
+    wanted = F.layer_norm(seen[0], (WIDTH,), weights[f"{last_norm}.weight"],
+                          weights[f"{last_norm}.bias"])
+    assert found.shape == (1, tokens, WIDTH) and len(seen) == 1
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_several_pictures_are_an_error() -> None:
