@@ -33,6 +33,20 @@ def test_the_self_window_rounds_n_times_tau_down_at_both_ends() -> None:
     assert held("holds_self", Window(0.25, 0.66), 10) == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("tau", "steps", "value", "cross", "layout"), [
+    (0.29, 100, 29, 29, 28), (0.29, 99, 29, 28, 28), (0.57, 100, 57, 57, 56),
+    (0.07, 100, 8, 7, 7), (0.6, 4, 3, 3, 2), (0.1, 10, 1, 1, 1), (0.3, 10, 3, 3, 3),
+    (0.25, 4, 1, 1, 1), (0.26, 4, 2, 1, 1), (0.01, 30, 1, 0, 0), (0.99, 30, 30, 30, 29),
+])
+def test_floating_point_products_are_rounded_as_written(
+    tau: float, steps: int, value: int, cross: int, layout: int
+) -> None:
+    """Steps held: 0.29 * 100 is 28.999999999999996 and 0.07 * 100 is 7.000000000000001."""
+    found = [len(held(name, Window(0, tau), steps))
+             for name in ("holds_value", "holds_cross", "holds_self")]
+    assert found == [value, cross, layout]
+
+
 def test_self_attention_is_injected_by_factor_or_by_size() -> None:
     assert injects_self_attention(4096, 2) and injects_self_attention(1024, 1)
     assert not injects_self_attention(1025, 1)
