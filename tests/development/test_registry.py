@@ -1,4 +1,4 @@
-"""What the registry gets: the fields of pyproject.toml, and an archive with all the pack needs."""
+"""What the registry and GitHub get: fields, an archive of what is needed, workflows, forms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from typing import Any
 import pytest
 
 from development.environment import HOST_VERSION
+from tests import archive
+from tests.archive import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+GITHUB = ROOT / ".github"
 SERVED = ("web/", "workflows/", "locales/", "subgraphs/")
 PLAIN = {"LICENSE", "README.md", "pyproject.toml", "requirements.txt"}
 SYSTEMS = ("Microsoft", "POSIX", "MacOS", "OS Independent")
@@ -32,19 +33,9 @@ def fields() -> dict[str, Any]:
     return found
 
 
-def listed(*options: str) -> set[str]:
-    """Files of this clone that git has or would take, narrowed by more options."""
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("needs a clone and git")
-    command = ["git", "ls-files", "-z", "--cached", "--others", *options]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return {name for name in said.split("\0") if name and (ROOT / name).is_file()}
-
-
 @pytest.fixture(scope="module")
 def shipped() -> set[str]:
-    """The archive's files: those of git that no pattern of .comfyignore names."""
-    return listed("--exclude-standard") - listed("--ignored", "--exclude-from=.comfyignore")
+    return archive.shipped()
 
 
 def imported(module: Path) -> Iterator[Path]:
@@ -121,29 +112,74 @@ def test_the_archive_has_all_that_is_needed_and_no_other_code(shipped: set[str])
         {path.relative_to(ROOT).as_posix() for path in paths}
         for paths in (modules, needed_data(modules)))
     assert "demo/weights.safetensors" in data
-    served = {name for name in listed("--exclude-standard") if name.startswith(SERVED)}
+    served = {name for name in archive.listed("--exclude-standard") if name.startswith(SERVED)}
     assert "web/docs/StyleDiffusionSample.md" in served
     assert code | data | served | PLAIN <= shipped
     assert {name for name in shipped if name.endswith(".py")} == code
 
 
-def starting(base: Path) -> str:
-    """What the host says when it starts with a base directory of its own and stops again."""
-    (base / "user" / "default").mkdir(parents=True)
-    command = [
-        sys.executable, "main.py", "--quick-test-for-ci", "--cpu", "--disable-api-nodes",
-        "--database-url", "sqlite:///:memory:", "--base-directory", str(base)]
-    done = subprocess.run(command, cwd=os.environ["COMFYUI_PATH"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+def parsed(path: Path) -> dict[str, Any]:
+    """A YAML file; `on`, which YAML reads as a truth value, under its own name."""
+    found: dict[Any, Any] = pytest.importorskip("yaml").safe_load(path.read_text(encoding="utf-8"))
+    return {"on" if key is True else key: value for key, value in found.items()}
 
 
-def test_the_unpacked_archive_starts_without_a_warning(shipped: set[str], tmp_path: Path) -> None:
-    for name in shipped:
-        target = tmp_path / "with" / "custom_nodes" / "stylediffusion" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target)
-    said = starting(tmp_path / "with").splitlines()
-    assert any(re.search(r"seconds: .*custom_nodes.stylediffusion$", line) for line in said)
-    if complaints := {line for line in said if re.search(r"WARN|ERROR|Error|FAILED", line)}:
-        assert complaints <= set(starting(tmp_path / "without").splitlines())
+def test_only_a_tested_new_version_is_published() -> None:
+    publish = parsed(GITHUB / "workflows" / "publish.yml")
+    assert publish["on"] == {"push": {"branches": ["main"], "paths": ["pyproject.toml"]}}
+    jobs = publish["jobs"]
+    assert "fork" in jobs["version"]["if"]
+    assert jobs["test"]["needs"] == "version" and jobs["publish"]["needs"] == "test"
+    assert jobs["test"]["if"] == "needs.version.outputs.changed == 'true'"
+    tests = ROOT / jobs["test"]["uses"]
+    assert "workflow_call" in parsed(tests)["on"]
+    with_secrets = [name for name, job in jobs.items() if "secrets." in str(job)]
+    assert with_secrets == ["publish"]
+
+
+def test_the_tests_run_on_every_push_with_no_more_rights_than_reading() -> None:
+    tests = parsed(GITHUB / "workflows" / "test.yml")
+    assert {"push", "pull_request"} <= tests["on"].keys() and not tests["on"]["push"]
+    commands = [step["run"] for step in tests["jobs"]["test"]["steps"] if "run" in step]
+    assert commands == ["python3 dev.py lint", "python3 dev.py test"]
+    for path in (GITHUB / "workflows").glob("*.yml"):
+        assert parsed(path)["permissions"] == {"contents": "read"}, path.name
+
+
+@pytest.mark.parametrize(("line", "changed"), [
+    ('version = "0.1.0"', False), ('version = "0.2.0"', True),
+    ('version = "0.1.0"\ndescription = "new"', False), ('name = "new"\nversion = "1.0.0"', True),
+])
+@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("git")), reason="needs bash, git")
+def test_the_publishing_step_sees_a_new_version(tmp_path: Path, line: str, changed: bool) -> None:
+    (step,) = (step for step in parsed(GITHUB / "workflows" / "publish.yml")["jobs"]["version"][
+        "steps"] if "run" in step)
+
+    def commit(written: str) -> None:
+        (tmp_path / "pyproject.toml").write_text(f"[project]\n{written}\n")
+        subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"],
+                       cwd=tmp_path, check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    commit('version = "0.1.0"')
+    (tmp_path / "another_file").touch()
+    commit(line)
+    said = tmp_path / "output"
+    said.touch()
+    variables = {**os.environ, "BEFORE": "HEAD~1", "GITHUB_OUTPUT": str(said)}
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=variables, check=True)
+    assert said.read_text() == ("changed=true\n" if changed else "")
+
+
+@pytest.mark.parametrize("name", ["bug_report.yml", "feature_request.yml"])
+def test_an_issue_form_asks_questions_that_the_page_can_show(name: str) -> None:
+    form = parsed(GITHUB / "ISSUE_TEMPLATE" / name)
+    assert form["name"] and form["description"]
+    identifiers = [part["id"] for part in form["body"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for part in form["body"]:
+        assert part["type"] in {"textarea", "input", "dropdown", "checkboxes"}
+        assert part["attributes"]["label"]
+        assert (part["type"] == "dropdown") == bool(part["attributes"].get("options"))
+    assert any(part["validations"]["required"] for part in form["body"] if "validations" in part)

@@ -6,6 +6,7 @@ import pytest
 
 from development.environment import ensure
 from development.server import Server
+from tests import logs
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,11 @@ def server() -> Iterator[Server]:
     base = environment.base_directory("test")
     with Server(environment.python, environment.host, base) as running:
         yield running
+
+
+@pytest.fixture
+def silent(server: Server) -> Iterator[None]:
+    """Fails the test if the server warns or reports an error meanwhile."""
+    before = len(logs.read(server))
+    yield
+    assert logs.complaints(logs.read(server)[before:]) == []

@@ -23,6 +23,7 @@ PHOTOS = [name for name in examples.EXAMPLES if name.startswith("photo")]
 OTHERS = [name for name in examples.EXAMPLES if name not in (*PHOTOS, "load_inversion")]
 NEEDED = {"checkpoints": examples.CHECKPOINT["name"], "clip_vision": examples.VISION["name"],
           "loras": examples.LORA}
+pytestmark = pytest.mark.usefixtures("silent")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def graph(server: Server, name: str) -> dict[str, Any]:
 
 def short(prompt: Prompt) -> Prompt:
     """The same in a few seconds: few steps, small photos, a coarse sweep."""
-    fewer = {"steps": 4, "inner_steps": 2, "megapixels": 0.02, "row_values": "0, 0.6",
+    fewer = {"steps": 5, "inner_steps": 2, "megapixels": 0.02, "row_values": "0, 0.6",
              "column_values": "0, 0.6"}
     for node in prompt.values():
         if node["class_type"] != "StyleDiffusionHeatmaps":
