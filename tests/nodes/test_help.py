@@ -1,0 +1,46 @@
+"""Help pages quote what the pack says, word for word, so that a person finds a message there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+QUOTED = re.compile(r"\*([^*]+)\*(?=:| or \*| \(a)|(?<= or )\*([^*]+)\*")
+
+
+def _texts(source: str) -> Iterator[str]:
+    """Every text of a Python file; what is filled in later is a line break here."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "\n"
+                          for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+SAID = [
+    text.lower() for folder in ("nodes", "stylediffusion", "demo")
+    for path in (ROOT / folder).rglob("*.py") for text in _texts(path.read_text(encoding="utf-8"))]
+
+
+def _quotes(page: str) -> list[str]:
+    """The messages of a page's last paragraph, each in italics and followed by what to do."""
+    _, _, failing = " ".join(page.split()).partition("**If it fails.**")
+    return [first or second for first, second in QUOTED.findall(failing)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_message_a_page_quotes_is_one_the_pack_gives(path: Path) -> None:
+    for quote in _quotes(path.read_text(encoding="utf-8")):
+        parts = [re.escape(part.strip()) for part in quote.lower().split("...")]
+        pattern = re.compile(".*".join(parts), re.DOTALL)
+        assert any(pattern.search(text) for text in SAID), quote
+
+
+def test_quotes_are_read_from_the_paragraph_about_failing() -> None:
+    page = "*Plot*: no.\n\n**If it fails.** *Is ... not*: use *Other*. *Second* or\n*third*: do."
+    assert _quotes(page) == ["Is ... not", "Second", "third"]
