@@ -49,17 +49,17 @@ BUDGET = LearningSettings(
 class KeyValueModel(HostLearningModel):
     """Hears tables [154, d]: the first half for the value input, the second for the key input."""
 
-    def conditional(
+    def hearing(
         self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """eps and maps with the value input c * s + b and the key input c * s_k + b_k."""
         if scale is None or shift is None:
-            return super().conditional(latent, level, scale, shift, maps)
+            return super().hearing(latent, level, scale, shift, maps)
         value_scale, key_scale = scale.chunk(2)
         value_shift, key_shift = shift.chunk(2)
         options = with_patch(self.options, "attn2_patch",
                              key_patch(key_scale[None], key_shift[None], None))
-        return self._conditional(options, latent, level, value_scale, value_shift, maps)
+        return self._hearing(options, latent, level, value_scale, value_shift, maps)
 
 
 def key_patch(scale: Tensor, shift: Tensor, row: int | None) -> AttentionPatch:

@@ -38,8 +38,8 @@ class InnerSteps:
         with torch.no_grad():
             tokens = subject.tower(subject.pixels, intermediate_output=-2)[0]
             self.tokens = subject.tower.vision_model.post_layernorm(tokens).clone()
-            uncond = self.ours.unconditional(self.latent, LEVEL)
-            _, maps = self.ours.conditional(self.latent, LEVEL, None, None, True)
+            uncond = self.ours.fixed(self.latent, LEVEL)
+            _, maps = self.ours.hearing(self.latent, LEVEL, None, None, True)
         self.step = learning.LearningStep(
             0, LEVEL, self.latent, uncond, torch.zeros_like(self.latent), maps)
 
@@ -82,7 +82,7 @@ class InnerSteps:
 
         def run() -> None:
             with torch.enable_grad():
-                book.step(self.latent, self.step.noise_uncond, self.step.wanted_latent,
+                book.step(self.latent, self.step.noise_fixed, self.step.wanted_latent,
                           self.step.wanted_maps, alphas, GUIDANCE)
 
         return run

@@ -13,6 +13,10 @@ from .schedule import Levels
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 
+VALUE_EMBEDDING, NULL_TEXT, TEXT_EMBEDDING = "value embedding", "null text", "text embedding"
+KINDS = {VALUE_EMBEDDING: "Learn Value Embedding", NULL_TEXT: "Learn Prompt Embedding",
+         TEXT_EMBEDDING: "Learn Prompt Embedding"}
+
 
 @dataclass(frozen=True)
 class AttentionLayer:
@@ -56,7 +60,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class ValueEmbedding:
-    """Learnt scale and shift of the value input, fp32 [N, 77, d], a row for each sampling step."""
+    """Learnt scale and shift of a prompt embedding, fp32 [N, 77, d], a row for each sampling step.
+
+    `kind` says what hears c * s + b: the value input of the conditional half; or, in the companions
+    of the paper's table, where s = 0 and b is what was learnt, key and value input of the whole
+    unconditional half (null text), or of the source (text embedding).
+    """
 
     scale: Tensor
     shift: Tensor
@@ -64,6 +73,7 @@ class ValueEmbedding:
     prompt: str
     fingerprint: str
     losses: tuple[InnerLoss, ...]
+    kind: str = VALUE_EMBEDDING
 
     @property
     def steps(self) -> int:
@@ -75,13 +85,13 @@ def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> 
     """Raise ValueError unless an embedding was learnt for this prompt over these steps."""
     if embedding.steps != trajectory.steps:
         raise ValueError(
-            f"the value embedding was learnt over {embedding.steps} steps, but the trajectory has "
-            f"{trajectory.steps}; run Learn Value Embedding on this trajectory"
+            f"the {embedding.kind} was learnt over {embedding.steps} steps, but the trajectory has "
+            f"{trajectory.steps}; run {KINDS[embedding.kind]} on this trajectory"
         )
     if embedding.prompt != trajectory.prompt:
         raise ValueError(
-            f"the value embedding was learnt for the prompt '{embedding.prompt}', but the "
-            f"trajectory was inverted with '{trajectory.prompt}'; run Learn Value Embedding on "
+            f"the {embedding.kind} was learnt for the prompt '{embedding.prompt}', but the "
+            f"trajectory was inverted with '{trajectory.prompt}'; run {KINDS[embedding.kind]} on "
             "this trajectory"
         )
 

@@ -16,7 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .artifacts import AttentionLayer, Conditioning, Trajectory, ValueEmbedding
+from .artifacts import (
+    KINDS,
+    VALUE_EMBEDDING,
+    AttentionLayer,
+    Conditioning,
+    Trajectory,
+    ValueEmbedding,
+)
 from .learning import InnerLoss
 from .mapping import CHUNK_TOKENS
 from .schedule import MAX_STEPS, TRAINING_TIMESTEPS, Levels
@@ -55,7 +62,7 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
             dtype=torch.float64).reshape(-1, 4)
         content["embedding"] = {
             "guidance": embedding.guidance, "prompt": embedding.prompt,
-            "fingerprint": embedding.fingerprint,
+            "fingerprint": embedding.fingerprint, "kind": embedding.kind,
         }
     metadata = {"format": FORMAT, "version": str(VERSION), "content": json.dumps(content)}
     beside = path.with_name(path.name + ".part")
@@ -163,6 +170,8 @@ def _embedding(
     shape = (trajectory.steps, CHUNK_TOKENS, width)
     guidance = float(said["guidance"])
     _require(math.isfinite(guidance), f"its guidance is {guidance}")
+    kind = said.get("kind", VALUE_EMBEDDING)
+    _require(kind in list(KINDS), f"{kind!r} is no kind of embedding")
     losses = _checked(tensors, "embedding.losses", (None, 4), torch.float64)
     return ValueEmbedding(
         scale=_checked(tensors, "embedding.scale", shape),
@@ -171,6 +180,7 @@ def _embedding(
         prompt=_text(said["prompt"]),
         fingerprint=_text(said["fingerprint"]),
         losses=tuple(InnerLoss(int(s), int(j), z, a) for s, j, z, a in losses.tolist()),
+        kind=kind,
     )
 
 

@@ -1,4 +1,4 @@
-"""Learning the value embeddings, step by step from the noise down (section 3.3, algorithm 1)."""
+"""Learning embeddings, step by step from the noise down (section 3.3, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -73,15 +73,19 @@ class LearningSettings:
 class LearningModel(Protocol):
     """What learning needs of a UNet; latents in VP units, fp32."""
 
-    def unconditional(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the empty or negative prompt, without gradient."""
+    def fixed(self, latent: Tensor, level: int) -> Tensor:
+        """eps under the prompt that hears nothing of what is learnt; needs no gradient."""
         ...
 
-    def conditional(
+    def hearing(
         self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps under the source prompt with the value input c * s + b, and, where asked for, the
+        """eps under the prompt that hears c * s + b, and, where asked for, the conditional
         cross-attention maps [heads, h * w, tokens] of the supervising layers."""
+        ...
+
+    def weight(self, guidance: float) -> float:
+        """The share of `hearing` in guided noise: w of the source prompt, 1 - w of the other."""
         ...
 
 
@@ -154,7 +158,7 @@ class LearningStep:
     index: int
     level: int
     latent: Tensor
-    noise_uncond: Tensor
+    noise_fixed: Tensor
     wanted_latent: Tensor
     wanted_maps: list[Tensor]
 
@@ -171,15 +175,15 @@ class LearningStep:
         self, model: LearningModel, levels: Levels, values: tuple[Tensor, Tensor], guidance: float,
         maps: bool,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(latent reached, guided noise, maps) with the value input c * s + b."""
-        noise_cond, found = model.conditional(self.latent, self.level, *values, maps)
-        noise = guide(self.noise_uncond, noise_cond, guidance)
+        """(latent reached, guided noise, maps) where c * s + b is heard."""
+        noise_hearing, found = model.hearing(self.latent, self.level, *values, maps)
+        noise = guide(self.noise_fixed, noise_hearing, model.weight(guidance))
         here, below = levels.alpha(self.level), levels.alpha(self.level - 1)
         return transfer(self.latent, noise, here, below), noise, found
 
 
 class Solver(Protocol):
-    """Finds one step's value embedding after another; each starts from the last."""
+    """Finds one step's embedding after another; each starts from the last."""
 
     def solve(
         self, model: LearningModel, levels: Levels, step: LearningStep, note: Note
@@ -243,9 +247,9 @@ def _begin(
 ) -> LearningStep:
     level = steps - i
     with torch.no_grad():
-        noise_uncond = model.unconditional(latent, level)
+        noise_fixed = model.fixed(latent, level)
     wanted_maps = _wanted_maps(model, latents, i, steps, settings)
-    return LearningStep(i, level, latent, noise_uncond, latents[level - 1 : level], wanted_maps)
+    return LearningStep(i, level, latent, noise_fixed, latents[level - 1 : level], wanted_maps)
 
 
 def _wanted_maps(
@@ -256,7 +260,7 @@ def _wanted_maps(
         return []
     entry = supervising_entry(step, steps)
     with torch.no_grad():
-        _, maps = model.conditional(latents[entry : entry + 1], entry + 1, None, None, True)
+        _, maps = model.hearing(latents[entry : entry + 1], entry + 1, None, None, True)
     return maps
 
 

@@ -1,4 +1,4 @@
-"""How a step's value embedding is found: the authors' Adam on M_t, or quasi-Newton on s and b."""
+"""How a step's embedding is found: the authors' Adam on M_t, or quasi-Newton on s and b."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class NetworkSolver:
 class QuasiNewtonSolver:
     """L-BFGS on M_t's rows [154 or 77, d] themselves, warm-started with its curvature.
 
-    The loss is taken in units of the conditional noise, in which levels are alike: with
-    z' = A z + B (eps_uncond + w (eps_cond - eps_uncond)) it is divided by (B w)^2.
+    The loss is taken in units of the noise that is learnt, in which levels are alike: with
+    z' = A z + B (eps_fixed + w (eps_hearing - eps_fixed)) it is divided by (B w)^2.
     """
 
     def __init__(self, rows: Tensor, settings: LearningSettings) -> None:
@@ -81,7 +81,7 @@ class QuasiNewtonSolver:
     ) -> Solution:
         """A few evaluations; the best is kept, with the latent it reached."""
         settings, i = self.settings, step.index
-        unit = noise_coefficient(levels, step.level) * settings.guidance
+        unit = noise_coefficient(levels, step.level) * model.weight(settings.guidance)
         seen: list[tuple[float, Tensor, Tensor]] = []
 
         def evaluate(point: Tensor) -> tuple[float, Callable[[], Tensor]]:

@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from torch import Tensor
 
-from ..artifacts import AttentionLayer
+from ..artifacts import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING, AttentionLayer
 from ..mapping import value_input
 
 ExtraOptions = dict[str, Any]
@@ -24,6 +24,7 @@ AttentionPatch = Callable[
 ]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 CONDITIONAL, UNCONDITIONAL = 0, 1
+HEARD_BY = {VALUE_EMBEDDING: CONDITIONAL, TEXT_EMBEDDING: CONDITIONAL, NULL_TEXT: UNCONDITIONAL}
 
 
 def with_patch(model_options: dict[str, Any], name: str, patch: Any) -> dict[str, Any]:
@@ -153,5 +154,28 @@ def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
             for kind, rows in conditional_chunks(len(value), extra)
         ]
         return n, context, torch.cat(parts)
+
+    return patch
+
+
+def prompt_patch(kind: str, scale: Tensor, shift: Tensor) -> AttentionPatch:
+    """An attn2_patch under which keys and values both come from c * s + b; differentiable in both.
+
+    A null text is heard by every unconditional row; a text embedding by the source alone, row 0 of
+    the conditional ones. Tables [N, 77, d], or [1, 77, d] for whatever step is being learnt.
+    """
+    branch = HEARD_BY[kind]
+
+    def patch(
+        n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        step = sampling_step(extra) if len(scale) > 1 else 0
+        keys, values = context.clone(), value.clone()
+        for chunk, rows in conditional_chunks(len(n), extra):
+            if chunk == branch:
+                own = rows if branch == UNCONDITIONAL else slice(rows.start, rows.start + 1)
+                heard = value_input(context[own].float(), scale[step], shift[step])
+                keys[own] = values[own] = heard.to(keys.dtype)
+        return n, keys, values
 
     return patch

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..artifacts import AttentionLayer, ValueEmbedding
+from ..artifacts import VALUE_EMBEDDING, AttentionLayer, ValueEmbedding
 from ..blend import blend_mask, blended
 from ..control import Control, injects_self_attention, mixed_values
 from ..mapping import value_input
 from .attention import (
     CONDITIONAL,
     UNCONDITIONAL,
+    AttentionPatch,
     AttentionReplacement,
     ExtraOptions,
     conditional_chunks,
     fused_attention,
+    prompt_patch,
     sampling_step,
     with_patch,
     with_replacements,
@@ -47,7 +49,9 @@ class P2PlusRun:
 
     In every chunk row 0 is the source and the others are the targets. `layers` are all
     cross-attention layers, `supervising` those whose maps local blend reads; `source` holds the
-    latents (k-diffusion, [N, C, h, w]) that row 0 is set to after each step, where it is.
+    latents (k-diffusion, [N, C, h, w]) that row 0 is set to after each step, where it is. A null
+    text is heard by the unconditional half of every row. A text embedding takes the place of the
+    source's prompt: targets keep their own words, and look through the maps it gives the source.
     """
 
     def __init__(
@@ -62,8 +66,7 @@ class P2PlusRun:
     ) -> None:
         self.control, self.steps, self.layers = control, steps, layers
         self.source = None if source is None else source.to(device)
-        self.scale = None if embedding is None else embedding.scale.to(device)
-        self.shift = None if embedding is None else embedding.shift.to(device)
+        self.scale, self.shift, self.prompt = _heard(embedding, device)
         self.crosses, self.keeps_own, self.hears_both = ([False] * steps for _ in range(3))
         self.heat: WordHeat | None = None
         self.masks: Tensor | None = None
@@ -101,6 +104,8 @@ class P2PlusRun:
         """Model options with the patches this run needs, and none that would do nothing."""
         if self.control is not None and any(row.ever for row in self.layout.values()):
             model_options = with_patch(model_options, "attn1_patch", self.self_attention)
+        if self.prompt is not None:
+            model_options = with_patch(model_options, "attn2_patch", self.prompt)
         if self.scale is not None or any(self.crosses):
             model_options = with_patch(model_options, "attn2_patch", self.cross_attention)
         read = () if self.heat is None else self.heat.layers
@@ -226,6 +231,18 @@ class P2PlusRun:
         key = (*extra["block"], extra.get("block_index", 0))
         return self.heat is not None and any(
             key == (layer.block, layer.number, layer.index) for layer in self.heat.layers)
+
+
+def _heard(
+    embedding: ValueEmbedding | None, device: torch.device
+) -> tuple[Tensor | None, Tensor | None, AttentionPatch | None]:
+    """Scale and shift of the value input, or what replaces a prompt; None for what there is not."""
+    if embedding is None:
+        return None, None, None
+    scale, shift = embedding.scale.to(device), embedding.shift.to(device)
+    if embedding.kind == VALUE_EMBEDDING:
+        return scale, shift, None
+    return None, None, prompt_patch(embedding.kind, scale, shift)
 
 
 def sample_by_steps(

@@ -202,7 +202,7 @@ def sampling_parts(
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if embedding is not None:
-        warn_if_other(model, embedding.fingerprint, "the value embedding")
+        warn_if_other(model, embedding.fingerprint, f"the {embedding.kind}")
     if guidance == 0:
         guidance = 7.5 if embedding is None else embedding.guidance
     guider = P2PlusGuider(model, trajectory, embedding, control, guidance, exact_source)

@@ -1,4 +1,4 @@
-"""Learning value embeddings inside the host: gradients, precision, progress, preview, interrupt."""
+"""Learning embeddings inside the host: gradients, precision, progress, preview, interrupt."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..artifacts import (
+    NULL_TEXT,
+    VALUE_EMBEDDING,
     AttentionLayer,
     Conditioning,
     Trajectory,
@@ -20,12 +22,15 @@ from ..artifacts import (
     supervising_layers,
 )
 from ..learning import InnerLoss, LearningSettings, Learnt, Solver, Watch, learn
-from ..mapping import CHUNK_TOKENS, SCALE_AND_SHIFT, make_mapping, start_rows
+from ..mapping import CHUNK_TOKENS, PLAIN, SCALE_AND_SHIFT, make_mapping, start_rows
 from ..schedule import Levels, vp_to_k
 from ..solvers import NetworkSolver, QuasiNewtonSolver
 from . import memory
 from .attention import (
+    CONDITIONAL,
+    HEARD_BY,
     MapRecorder,
+    prompt_patch,
     value_patch,
     with_differentiable_attention,
     with_patch,
@@ -44,66 +49,77 @@ from .vision import image_tokens
 
 @dataclass(frozen=True)
 class LearningWishes:
-    """What a person may choose: the preset, M's form and seed, and the constants."""
+    """What a person may choose: preset, M's form and seed, constants, and what is learnt."""
 
     settings: LearningSettings = LearningSettings()
     fast: bool = True
     form: str = SCALE_AND_SHIFT
     seed: int = 0
+    kind: str = VALUE_EMBEDDING
 
 
 class HostLearningModel:
-    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out."""
+    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
+
+    `kind` is what is learnt; the source prompt or the negative one hears it.
+    """
 
     def __init__(
         self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
-        layers: tuple[AttentionLayer, ...],
+        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
     ) -> None:
-        self.model, self.conds = guider.inner_model, guider.conds
+        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
+        self.prompts = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(model_options)
         self.levels, self.sigmas, self.layers = levels, sigmas, layers
 
-    def unconditional(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the negative prompt."""
-        return self._noise(latent, level, [None, self.conds["negative"]], self.options)
+    def fixed(self, latent: Tensor, level: int) -> Tensor:
+        """eps under the prompt that hears nothing of what is learnt."""
+        return self._noise(latent, level, 1 - self.branch, self.options)
 
-    def conditional(
+    def hearing(
         self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps and maps under the source prompt with the value input c * s + b."""
-        return self._conditional(self.options, latent, level, scale, shift, maps)
+        """eps and maps under the prompt that hears c * s + b."""
+        return self._hearing(self.options, latent, level, scale, shift, maps)
+
+    def weight(self, guidance: float) -> float:
+        """The share of `hearing` in guided noise."""
+        return guidance if self.branch == CONDITIONAL else 1 - guidance
 
     def keeps(self, latent: Tensor, width: int, maps: bool) -> memory.Estimate:
         """What a forward pass on a latent [1, C, h, w] keeps for its backward pass."""
         scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
 
         def forward(options: dict[str, Any], corner: Tensor) -> Any:
-            return self._conditional(options, corner, len(self.sigmas) - 1, scale, shift, maps)
+            return self._hearing(options, corner, len(self.sigmas) - 1, scale, shift, maps)
 
         return memory.estimate(self.model, forward, self.options, latent)
 
-    def _conditional(
+    def _hearing(
         self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
         shift: Tensor | None, maps: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         recorder = MapRecorder()
         if scale is not None and shift is not None:
-            options = with_patch(options, "attn2_patch", value_patch(scale, shift))
+            patch = value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
+                prompt_patch(self.kind, scale[None], shift[None])
+            options = with_patch(options, "attn2_patch", patch)
         if maps:
             options = with_replacements(options, self.layers, recorder.replacement)
-        noise = self._noise(latent, level, [self.conds["positive"], None], options)
-        return noise, recorder.maps
+        return self._noise(latent, level, self.branch, options), recorder.maps
 
     def _noise(
-        self, latent: Tensor, level: int, conds: list[Any], options: dict[str, Any]
+        self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
     ) -> Tensor:
         sigma = self.sigmas[level]
+        conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
         x = vp_to_k(latent, float(sigma))
         found = comfy.samplers.calc_cond_batch(
             self.model, conds, x, sigma.expand(len(x)), options)
-        denoised = found[0] if conds[0] is not None else found[1]
-        return (x - denoised) / float(sigma)
+        noise: Tensor = (x - found[branch]) / float(sigma)
+        return noise
 
 
 class LearningSampler(comfy.samplers.Sampler):
@@ -126,7 +142,8 @@ class LearningSampler(comfy.samplers.Sampler):
         latents = self.trajectory.latents.clone().to(latent_image.device)
         layers = supervising_layers(self.trajectory.layers, *latents.shape[-2:])
         model = HostLearningModel(
-            model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers)
+            model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers,
+            self.wishes.kind)
         solver = self._solver(latents.device)
         settings = self.wishes.settings
         with torch.enable_grad():
@@ -143,7 +160,9 @@ class LearningSampler(comfy.samplers.Sampler):
 
     def _solver(self, device: torch.device) -> Solver:
         wishes, tokens = self.wishes, self.image_tokens
-        context = self.trajectory.positive[0][0].clone()
+        null = wishes.kind == NULL_TEXT
+        prompt = self.trajectory.negative if null else self.trajectory.positive
+        context = prompt[0][0].clone()
         if wishes.fast:
             return QuasiNewtonSolver(start_rows(wishes.form, context).to(device), wishes.settings)
         tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
@@ -192,17 +211,38 @@ def learn_value_embedding(
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; exact from an image's tokens where given.
 
-    A run that was stopped goes on after its last finished step when it is asked for again. The
-    fast preset leaves the attention loss out: it holds the latents, and with them the maps.
+    The fast preset leaves the attention loss out: it holds the latents, and with them the maps.
     """
     if wishes.fast:
         wishes = replace(wishes, settings=replace(wishes.settings, attention_weight=0.0))
-    require_compatible(model, trajectory)
-    warn_if_other(model, trajectory.fingerprint, "the trajectory")
     if (clip_vision is None) != (image is None):
         missing = "clip_vision" if clip_vision is None else "image"
         raise ValueError(f"{missing} is not connected; connect both clip_vision and image, or none")
     tokens = None if wishes.fast or image is None else image_tokens(clip_vision, image)
+    return _learn_embedding(model, trajectory, tokens, wishes)
+
+
+def learn_prompt_embedding(
+    model: ModelPatcher, trajectory: Trajectory, kind: str, guidance: float = 7.5,
+    inner_steps: int = 10, learning_rate: float = 1e-2,
+) -> ValueEmbedding:
+    """Null-text inversion (Mokady et al. 2022), or the same with the source prompt's embedding.
+
+    At most so many updates at every step, with the released code's learning rates and early stop.
+    """
+    settings = LearningSettings(
+        guidance=guidance, inner_steps=inner_steps, inner_decay=0.0, learning_rate=learning_rate,
+        attention_weight=0.0)
+    return _learn_embedding(
+        model, trajectory, None, LearningWishes(settings, fast=False, form=PLAIN, kind=kind))
+
+
+def _learn_embedding(
+    model: ModelPatcher, trajectory: Trajectory, tokens: Tensor | None, wishes: LearningWishes
+) -> ValueEmbedding:
+    """A run that was stopped goes on after its last finished step when it is asked for again."""
+    require_compatible(model, trajectory)
+    warn_if_other(model, trajectory.fingerprint, "the trajectory")
     place = resting_place(trajectory, tokens, fingerprint(model), wishes)
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):
@@ -214,7 +254,7 @@ def learn_value_embedding(
     place.clear()
     return ValueEmbedding(
         sampler.learnt.scale, sampler.learnt.shift, wishes.settings.guidance, trajectory.prompt,
-        fingerprint(model), tuple(sampler.learnt.losses),
+        fingerprint(model), tuple(sampler.learnt.losses), wishes.kind,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import sheets
-from ..artifacts import Trajectory, ValueEmbedding
+from ..artifacts import VALUE_EMBEDDING, Trajectory, ValueEmbedding
 from ..control import Control, Target
 from ..sweep import Axis, cells, distinct
 from .guider import sample_edits
@@ -38,7 +38,8 @@ def sweep(
 
 def require_effect(axes: tuple[Axis, Axis], embedding: ValueEmbedding | None) -> None:
     """Raise ValueError for a sweep over tau_v where there is no value embedding to hear."""
-    if embedding is None and "tau_v" in [axis.tau for axis in axes]:
+    heard = embedding is not None and embedding.kind == VALUE_EMBEDDING
+    if not heard and "tau_v" in [axis.tau for axis in axes]:
         raise ValueError(
             "tau_v has no effect without a value embedding; connect Learn Value Embedding, or "
             "choose another tau"

@@ -65,7 +65,7 @@ def test_the_estimate_is_what_one_pass_keeps_plus_a_margin(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[str, Any] = {}
-    make_room, conditional = memory.make_room, host_learning.HostLearningModel.conditional
+    make_room, hearing = memory.make_room, host_learning.HostLearningModel.hearing
 
     def remember(model: Any, estimate: memory.Estimate) -> memory.Room:
         found["estimate"] = estimate
@@ -75,12 +75,12 @@ def test_the_estimate_is_what_one_pass_keeps_plus_a_margin(
         kept: list[Any] = []
         if scale is not None and "bytes" not in found:
             found["bytes"] = kept_by_autograd(lambda: kept.append(
-                conditional(self, latent, level, scale, shift, maps)))
+                hearing(self, latent, level, scale, shift, maps)))
             return kept[0]
-        return conditional(self, latent, level, scale, shift, maps)
+        return hearing(self, latent, level, scale, shift, maps)
 
     monkeypatch.setattr(memory, "make_room", remember)
-    monkeypatch.setattr(host_learning.HostLearningModel, "conditional", measured)
+    monkeypatch.setattr(host_learning.HostLearningModel, "hearing", measured)
     with torch.inference_mode():
         learn(golden.reloadable_unet(), 40, 56)
     assert found["bytes"] < found["estimate"].whole < 1.5 * found["bytes"]

@@ -61,6 +61,21 @@ def test_what_is_saved_comes_back_to_the_last_bit(tmp_path: Path, with_embedding
     assert [p.name for p in tmp_path.iterdir()] == ["cat.safetensors"]
 
 
+@pytest.mark.parametrize("kind", ["value embedding", "null text", "text embedding"])
+def test_the_kind_of_an_embedding_comes_back(tmp_path: Path, kind: str) -> None:
+    path, first = tmp_path / "cat.safetensors", replace(embedding(), kind=kind)
+    files.save(path, trajectory(), first)
+    assert same(files.load(path)[1], first)
+
+
+def test_an_embedding_saved_before_there_were_kinds_is_a_value_embedding(tmp_path: Path) -> None:
+    path, first = tmp_path / "cat.safetensors", embedding()
+    files.save(path, trajectory(), first)
+    old = {"guidance": 7.5, "prompt": "a cat", "fingerprint": "f" * 16}
+    back = files.load(rewritten(path, content={"embedding": old}))[1]
+    assert back is not None and same(back, first) and back.kind == "value embedding"
+
+
 def test_a_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-40])
     with pytest.raises(files.FileError, match="'cat.safetensors' cannot be read.*save the inv"):
@@ -119,6 +134,10 @@ def test_a_later_format_is_refused_with_its_version(saved: Path) -> None:
     ({"content": {"positive": []}}, "no positive conditioning"),
     ({"content": {"positive": [{"hooks": ["x"]}]}}, "foreign values"),
     ({"content": {"embedding": {"guidance": "inf", "prompt": "", "fingerprint": ""}}}, "inf"),
+    ({"content": {"embedding": {"guidance": 3, "prompt": "", "fingerprint": "", "kind": "x"}}},
+     "'x' is no kind"),
+    ({"content": {"embedding": {"guidance": 3, "prompt": "", "fingerprint": "", "kind": []}}},
+     r"\[\] is no kind"),
 ])
 def test_a_file_changed_by_hand_is_refused_by_what_is_wrong(
     saved: Path, change: dict[str, Any], message: str

@@ -1,0 +1,344 @@
+"""Null-text and text-embedding inversion against recorded numbers and loops written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import alignment, artifacts, control, files, schedule
+from stylediffusion_pack.stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
+from stylediffusion_pack.stylediffusion.host import guider, inverting, sweeping
+from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.attention import prompt_patch
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.sweep import make_axes
+
+from tests import edits, golden, textbook
+
+every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path: Path) -> Iterator[Path]:
+    before = folder_paths.get_user_directory()
+    folder_paths.set_user_directory(str(tmp_path))
+    yield tmp_path / "stylediffusion"
+    folder_paths.set_user_directory(before)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, torch.Tensor]:
+    return golden.tensors("null_text")
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return golden.reloadable_unet()
+
+
+def inverted(
+    model: Any, cond: torch.Tensor, uncond: torch.Tensor, latents: torch.Tensor
+) -> artifacts.Trajectory:
+    """A trajectory of given latents [N + 1, C, h, w]."""
+    levels = schedule.make_levels(len(latents) - 1, training_alphas(model))
+    samples = inverting.to_host(model, latents[:1])
+    probe = inverting.run_inversion(model, samples, [(cond, {})], levels)
+    return artifacts.Trajectory(latents, levels, "", "", [(cond, {})], [(uncond, {})],
+                                probe.layers, fingerprint(model))
+
+
+@pytest.fixture(scope="module")
+def trajectory(model: Any) -> artifacts.Trajectory:
+    """Three steps of a real inversion of a small latent, on the recorded prompts' model."""
+    with torch.inference_mode():
+        levels = schedule.make_levels(3, training_alphas(model))
+        generator = torch.Generator().manual_seed(8)
+        samples = torch.randn(1, 4, 16, 16, generator=generator)
+        cond, uncond = (torch.randn(1, 77, 64, generator=generator) for _ in range(2))
+        found = inverting.run_inversion(model, samples, [(cond, {})], levels)
+        assert found.latents is not None
+        return inverted(model, cond, uncond, found.latents)
+
+
+def learn(model: Any, trajectory: Any, kind: str, **choices: Any) -> artifacts.ValueEmbedding:
+    with torch.inference_mode():
+        return host_learning.learn_prompt_embedding(model, trajectory, kind, **choices)
+
+
+@pytest.fixture(scope="module")
+def null_text(model: Any, recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Null-text inversion as it was recorded, with the latent after every step."""
+    latents = torch.cat([recorded[f"ddim_latent.{k}"] for k in range(3)])
+    seen: dict[str, Any] = {"latents": []}
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "keep",
+                      lambda self, learnt: seen["latents"].append(learnt.latent))
+        seen["trajectory"] = inverted(model, recorded["cond"][:1], recorded["uncond"], latents)
+        seen["embedding"] = learn(model, seen["trajectory"], NULL_TEXT,
+                                  inner_steps=golden.facts("null_text")["inner"])
+    return seen
+
+
+def test_losses_are_the_recorded_ones(
+    null_text: dict[str, Any], recorded: dict[str, torch.Tensor]
+) -> None:
+    found = null_text["embedding"].losses
+    assert [(x.step, x.inner) for x in found] == [(i, j) for i in range(2) for j in range(3)]
+    assert [x.total for x in found] == pytest.approx(recorded["losses"].tolist(), rel=1e-5)
+
+
+def test_the_latents_after_each_step_are_the_recorded_ones(
+    null_text: dict[str, Any], recorded: dict[str, torch.Tensor]
+) -> None:
+    for i, latent in enumerate(null_text["latents"]):
+        assert golden.relative(latent, recorded[f"latent_cur.{i}"]) < 1e-4, i
+
+
+def test_the_null_texts_are_the_recorded_ones(
+    null_text: dict[str, Any], recorded: dict[str, torch.Tensor]
+) -> None:
+    """As changes: Adam's first updates have the gradient's sign and hardly its size, so a gradient
+    near zero may go either way."""
+    before = recorded["uncond"][0]
+    for i, found in enumerate(null_text["embedding"].shift):
+        wanted = recorded[f"emb.{i}"][0]
+        assert golden.relative(found - before, wanted - before) < 1e-2, i
+        assert not null_text["embedding"].scale[i].any()
+
+
+def test_an_edit_with_the_recorded_null_texts_follows_every_recorded_latent(
+    model: Any, null_text: dict[str, Any], recorded: dict[str, torch.Tensor]
+) -> None:
+    facts, walked = golden.facts("null_text"), null_text["trajectory"]
+    shift = torch.cat([recorded["emb.0"], recorded["emb.1"]])
+    own = replace(null_text["embedding"], shift=shift)
+    windows = {tau: control.Window(0.0, facts[tau]) for tau in ("tau_c", "tau_s", "tau_u")}
+    target = control.Target("", "", [(recorded["cond"][1:], {})],
+                            alignment.Alignment(torch.eye(77), torch.ones(77)))
+    wanted = control.Control("", (target,), control.Window(0.0, 0.0), **windows)
+    with torch.inference_mode():
+        found = sampled(model, walked, own, wanted)
+    assert len(found) == 2
+    for i, latents in enumerate(found):
+        for row in range(2):
+            assert golden.relative(latents[row], recorded[f"edit_latents.{i}"][row]) < 5e-5, i
+
+
+def sampled(
+    model: Any, trajectory: artifacts.Trajectory, embedding: artifacts.ValueEmbedding | None,
+    wanted: control.Control | None,
+) -> list[torch.Tensor]:
+    """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
+    parts = guider.sampling_parts(model, trajectory, embedding, wanted, 0.0)
+    seen: list[torch.Tensor] = []
+
+    def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
+        if step:
+            seen.append(schedule.k_to_vp(x, float(parts.sigmas[step])).clone())
+
+    start = parts.latent["samples"]
+    final = parts.guider.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas,
+                                callback=callback, disable_pbar=True, seed=0)
+    return [*seen, model.model.process_latent_in(final)]
+
+
+def textbook_text_embeddings(
+    unet: Any, trajectory: artifacts.Trajectory, guidance: float, inner: int
+) -> tuple[list[torch.Tensor], list[float]]:
+    """(c_t of every step, all losses): the loop written out, on the UNet itself."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0)
+    context = trajectory.positive[0][0].clone()
+    null = trajectory.negative[0][0].clone()
+    targets = trajectory.latents.clone()
+    steps = len(targets) - 1
+    times = [0, *(1 + 1000 // steps * k for k in range(steps))]
+    found, losses, z = [], [], targets[-1:]
+    for i in range(steps):
+        time, below = times[steps - i], times[steps - i - 1]
+        here, there = float(alphas[time]), float(alphas[below])
+
+        def step_to(
+            noise: torch.Tensor, z: torch.Tensor = z, here: float = here, there: float = there
+        ) -> torch.Tensor:
+            clean = (z - (1 - here) ** 0.5 * noise) / here**0.5
+            return there**0.5 * clean + (1 - there) ** 0.5 * noise
+
+        t = torch.tensor([float(time)])
+        with torch.no_grad():
+            plain = unet(z, t, context=null)
+        context = context.detach().clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([context], lr=1e-2 * (1 - i / 100))
+        for _ in range(inner):
+            noise = plain + guidance * (unet(z, t, context=context) - plain)
+            loss = ((step_to(noise) - targets[steps - i - 1 : steps - i]) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if losses[-1] < 1e-5 + 2e-5 * i:
+                break
+        found.append(context.detach()[0])
+        with torch.no_grad():
+            z = step_to(plain + guidance * (unet(z, t, context=context) - plain))
+    return found, losses
+
+
+def test_text_embeddings_are_those_of_the_loop_written_out(model: Any, trajectory: Any) -> None:
+    """Embeddings as changes, and loosely, for the sign-like first updates of Adam."""
+    found = learn(model, trajectory, TEXT_EMBEDDING, inner_steps=4)
+    with torch.inference_mode(False), torch.enable_grad():
+        unet = golden.load_unet().model.diffusion_model.requires_grad_(False)
+        wanted, losses = textbook_text_embeddings(unet, trajectory, 7.5, 4)
+    assert [x.total for x in found.losses][:4] == pytest.approx(losses[:4], rel=1e-5)
+    assert [x.total for x in found.losses] == pytest.approx(losses, rel=1e-3)
+    before = trajectory.positive[0][0][0]
+    for own, book in zip(found.shift, wanted, strict=True):
+        assert golden.relative(own - before, book - before) < 2e-2
+
+
+@every_kind
+def test_the_reconstruction_comes_nearer_than_plain_ddim(
+    kind: str, model: Any, trajectory: Any
+) -> None:
+    learnt = learn(model, trajectory, kind, guidance=3.0, inner_steps=12, learning_rate=0.05)
+    with torch.inference_mode():
+        plain = guider.sample_edits(model, trajectory, None, None, 3.0)["samples"]
+        ours = guider.sample_edits(model, trajectory, learnt, None, 0.0)["samples"]
+        wanted = inverting.to_host(model, trajectory.latents[:1])
+    assert golden.relative(ours, wanted) < 0.9 * golden.relative(plain, wanted)
+
+
+@every_kind
+def test_a_loss_that_is_good_enough_ends_a_step_and_its_update_stays(
+    kind: str, model: Any, trajectory: Any
+) -> None:
+    """On the way that guided sampling takes by itself there is nothing to learn at first."""
+    with torch.inference_mode():
+        way = sampled(model, trajectory, None, None)
+        walked = replace(trajectory, latents=torch.cat([*reversed(way), trajectory.noise]))
+    found = learn(model, walked, kind, inner_steps=3)
+    first = [x.total for x in found.losses if x.step == 0]
+    assert len(first) == 1 and first[0] < 1e-5
+    prompt = (trajectory.negative if kind == NULL_TEXT else trajectory.positive)[0][0][0]
+    assert 0 < (found.shift[0] - prompt).abs().max() < 0.011, "one update of Adam"
+    for i in (1, 2):
+        totals = [x.total for x in found.losses if x.step == i]
+        assert all(total >= 1e-5 + 2e-5 * i for total in totals[:-1])
+        assert len(totals) == 3 or totals[-1] < 1e-5 + 2e-5 * i
+
+
+def extra(kinds: list[int], step: int) -> dict[str, Any]:
+    sigmas = torch.tensor([14.0, 5.0, 1.0, 0.1])
+    return {"cond_or_uncond": kinds, "sigmas": sigmas[step : step + 1], "sample_sigmas": sigmas}
+
+
+@pytest.mark.parametrize("kinds", [[1, 0], [0, 1], [1], [0]])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_only_the_rows_that_a_prompt_embedding_is_for_are_changed(
+    kinds: list[int], chunks: int
+) -> None:
+    """Unconditional rows of null texts, row 0 of the conditional ones of text embeddings."""
+    table = torch.randn(3, 77, 8)
+    context = torch.randn(3 * len(kinds), 77 * chunks, 8)
+    value, before = context + 1, context.clone()
+    for step in range(3):
+        for kind in (NULL_TEXT, TEXT_EMBEDDING):
+            patch = prompt_patch(kind, torch.zeros(3, 77, 8), table)
+            _, keys, values = patch(context, context, value, extra(kinds, step))
+            wanted_keys, wanted_values = context.clone(), value.clone()
+            for place, chunk in enumerate(kinds):
+                rows = [0, 1, 2] if kind == NULL_TEXT and chunk == 1 else \
+                    [0] if kind == TEXT_EMBEDDING and chunk == 0 else []
+                for row in rows:
+                    wanted_keys[3 * place + row] = table[step].repeat(chunks, 1)
+                    wanted_values[3 * place + row] = table[step].repeat(chunks, 1)
+            assert torch.equal(keys, wanted_keys) and torch.equal(values, wanted_values)
+    assert torch.equal(context, before), "the prompt embedding itself is left alone"
+
+
+@pytest.mark.parametrize("name", ["replace", "refine"])
+@every_kind
+def test_the_same_embedding_at_every_step_is_the_textbooks_edit_with_that_prompt(
+    kind: str, name: str
+) -> None:
+    edit, other = edits.EDITS[name], edits.context(7)
+    settings = textbook.Settings(**{**edits.BASE, "tau_v": (0.0, 0.0)})
+    prompts = (edits.context(1), other) if kind == NULL_TEXT else (other, edits.context(2))
+    table = other.expand(edits.STEPS, -1, -1)
+    with torch.inference_mode():
+        plain = golden.load_unet()
+        walked = edits.trajectory_of(plain)
+        embedding = artifacts.ValueEmbedding(
+            torch.zeros_like(table), table, edits.GUIDANCE, "", fingerprint(plain), (), kind)
+        found = sampled(plain, walked, embedding, edits.control_of(edit, edits.BASE))
+        wanted = textbook.sample(plain, edits.NOISE, *prompts, [edit], settings, edits.TIMESTEPS)
+        without = textbook.sample(plain, edits.NOISE, edits.context(1), edits.context(2), [edit],
+                                  settings, edits.TIMESTEPS)
+    for i in range(edits.STEPS):
+        for row in range(2):
+            assert golden.relative(found[i][row], wanted[i][row]) < 5e-5, (i, row)
+    assert golden.relative(without[-1][0], wanted[-1][0]) > 1e-3, "the prompt must matter"
+
+
+@every_kind
+def test_a_stopped_run_goes_on_and_ends_where_it_would_have(
+    kind: str, model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn(model, trajectory, kind, inner_steps=2)
+    keep = host_learning.HostWatch.keep
+
+    def stopping(self: Any, learnt: Any) -> None:
+        keep(self, learnt)
+        if learnt.steps == 2:
+            raise comfy.model_management.InterruptProcessingException
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "keep", stopping)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            learn(model, trajectory, kind, inner_steps=2)
+    other = TEXT_EMBEDDING if kind == NULL_TEXT else NULL_TEXT
+    assert len(learn(model, trajectory, other, inner_steps=2).losses) == 6, "not this run's file"
+    begun: list[int] = []
+    after = host_learning.HostWatch.after_inner
+    monkeypatch.setattr(host_learning.HostWatch, "after_inner", lambda self, loss: (
+        begun.append(loss.step), after(self, loss))[1])
+    resumed = learn(model, trajectory, kind, inner_steps=2)
+    assert begun == [2, 2]
+    torch.testing.assert_close(resumed.shift, whole.shift, rtol=0, atol=1e-6)
+    assert not list(user_folder.iterdir())
+
+
+@every_kind
+def test_a_prompt_embedding_comes_back_from_a_file_to_the_last_bit(
+    kind: str, model: Any, trajectory: Any, tmp_path: Path
+) -> None:
+    learnt, path = learn(model, trajectory, kind, inner_steps=1), tmp_path / "own.safetensors"
+    files.save(path, trajectory, learnt)
+    _, back = files.load(path)
+    assert back is not None and torch.equal(back.shift, learnt.shift)
+    assert not back.scale.any()
+    assert replace(back, scale=learnt.scale, shift=learnt.shift) == learnt
+
+
+@every_kind
+def test_a_sweep_over_tau_v_is_refused_where_no_value_embedding_is_heard(kind: str) -> None:
+    table = torch.zeros(3, 77, 8)
+    embedding = artifacts.ValueEmbedding(table, table, 7.5, "", "", (), kind)
+    axes = make_axes(("tau_v", "0, 0.5"), ("tau_c", "0, 0.5"))
+    with pytest.raises(ValueError, match="tau_v has no effect without a value embedding"):
+        sweeping.require_effect(axes, embedding)
+
+
+@every_kind
+def test_an_embedding_of_other_steps_is_refused_by_its_name(kind: str, trajectory: Any) -> None:
+    table = torch.zeros(5, 77, 64)
+    embedding = artifacts.ValueEmbedding(table, table, 7.5, "", "", (), kind)
+    with pytest.raises(ValueError, match=f"the {kind} was learnt over 5 steps.*3; run Learn Prom"):
+        artifacts.require_own_embedding(trajectory, embedding)
