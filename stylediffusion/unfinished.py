@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .learning import InnerLoss, Learnt
+from .mapping import CHUNK_TOKENS
 
 FORMAT = "stylediffusion learning"
 SOLVER = "solver."
@@ -39,16 +40,26 @@ def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learn
         with safe_open(path, "pt") as file:
             if file.metadata() != {"format": FORMAT, "key": key}:
                 return None
-            # Copies: sums over a mapped file's unaligned memory round otherwise than the first run's.
+            # Copies: sums over a mapped file's unaligned memory round otherwise than before.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
     solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
-    whole = {"scale", "shift", "latent", "losses"} <= tensors.keys() and all(
-        bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
-    if not whole or tensors["latent"].shape != latent.shape or any(
+    if not _is_whole(tensors) or tensors["latent"].shape != latent.shape or any(
             name not in solver or solver[name].shape != wanted.shape
             for name, wanted in like.items()):
         return None
     losses = [InnerLoss(int(s), int(j), z, a) for s, j, z, a in tensors["losses"].tolist()]
     return Learnt(tensors["scale"], tensors["shift"], tensors["latent"], losses, solver)
+
+
+def _is_whole(tensors: dict[str, Tensor]) -> bool:
+    """Whether all parts are there, finite, and of the forms that `save` gives them."""
+    if not {"scale", "shift", "latent", "losses"} <= tensors.keys():
+        return False
+    scale, shift, losses = tensors["scale"], tensors["shift"], tensors["losses"]
+    forms = scale.ndim == 3 and scale.shape[1] == CHUNK_TOKENS and scale.shape == shift.shape
+    exact = scale.dtype == shift.dtype == tensors["latent"].dtype == torch.float32
+    counted = losses.ndim == 2 and losses.shape[1] == 4
+    return forms and exact and counted and all(
+        bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
