@@ -1,6 +1,7 @@
 """The presets on the twelve test scenes: UNet work in rows, reconstruction, edits, seconds.
 
-`direct` learns nothing: it sets the source row back on its way after every step.
+`direct` learns nothing: it sets the source row back on its way after every step. `null_text` and
+`text_embedding` learn a prompt embedding of every step instead of a value embedding.
 """
 
 from __future__ import annotations
@@ -17,18 +18,24 @@ from torch import Tensor
 
 from demo import judge, loading, scenes, trials
 from demo.trials import Trial
+from stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion.blend import Blend
 from stylediffusion.control import Window
 from stylediffusion.host.controlling import Wishes, make_control
 from stylediffusion.host.guider import sample_edits
 from stylediffusion.host.inverting import invert_latent
-from stylediffusion.host.learning import LearningWishes, learn_value_embedding
+from stylediffusion.host.learning import (
+    LearningWishes,
+    learn_prompt_embedding,
+    learn_value_embedding,
+)
 from stylediffusion.host.model import ModelPatcher
 from stylediffusion.learning import LearningSettings
 from stylediffusion.metrics import psnr
 
 STEPS = 30
-PRESETS = ("default", "exact", "exact_free", "direct")
+COMPANIONS = {"null_text": NULL_TEXT, "text_embedding": TEXT_EMBEDDING}
+PRESETS = ("default", "exact", "exact_free", "direct", *COMPANIONS)
 WINDOWS = {"tau_v": 0.5, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
 BLEND = (0.45, 0.1)
 
@@ -98,17 +105,18 @@ def run_preset(
     counter, model = RowCounter(), parts.model.clone()
     model.set_model_unet_function_wrapper(counter)
     tower, image = (parts.vision, source) if preset == "exact" else (None, None)
-    started, evaluations, embedding = time.perf_counter(), 0, None
-    if preset != "direct":
+    started, embedding = time.perf_counter(), None
+    if preset in COMPANIONS:
+        embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
+    elif preset != "direct":
         embedding = learn_value_embedding(
             model, trajectory, tower, image, wishes_for(preset))
-        evaluations = len(embedding.losses)
     seconds = time.perf_counter() - started
     painted = parts.vae.decode(sample_edits(
         parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
-    return {"rows": counter.rows, "inner_steps": evaluations,
+    return {"rows": counter.rows, "inner_steps": 0 if embedding is None else len(embedding.losses),
             "seconds": round(seconds, 2), "reconstruction_db": psnr(painted[0], source[0]),
             "edits": edits}
 

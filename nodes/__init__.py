@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import control, demo, files, generation, inversion, sampling, sweep, viewing, vision
+from . import (
+    companions,
+    control,
+    demo,
+    files,
+    generation,
+    inversion,
+    sampling,
+    sweep,
+    viewing,
+    vision,
+)
 
-ROOMS = (inversion, generation, control, sampling, sweep, viewing, files, vision, demo)
+ROOMS = (
+    inversion, companions, generation, control, sampling, sweep, viewing, files, vision, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):

@@ -16,6 +16,7 @@ PROMISED = {
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
     "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
     "StyleDiffusionTauSweep", "StyleDiffusionGenerate", "StyleDiffusionP2PlusGuider",
+    "StyleDiffusionLearnPromptEmbedding",
 }
 
 
