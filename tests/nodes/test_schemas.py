@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,35 @@ def test_every_input_and_output_has_a_tooltip(node: Any) -> None:
     assert schema.description and schema.search_aliases
 
 
+def _page(node: Any) -> str:
+    path = ROOT / "web" / "docs" / f"{node.define_schema().node_id}.md"
+    return path.read_text(encoding="utf-8")
+
+
+def _row_names(page: str) -> set[str]:
+    """What the rows of a page's tables are about: the names in their first cells."""
+    cells = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
+    return {name for cell in cells for name in cell.split(", ")}
+
+
 @every_node
-def test_every_node_has_a_help_page_that_names_its_inputs(node: Any) -> None:
-    schema = node.define_schema()
-    page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
-    if schema.node_id.endswith(("DemoScene", "LoadDemoModel", "LoadInversion", "SaveInversion")):
-        return
-    for part in schema.inputs:
-        assert part.id in page, f"{schema.node_id}: {part.id}"
+def test_a_help_page_has_a_row_for_every_input(node: Any) -> None:
+    inputs = {part.id for part in node.define_schema().inputs}
+    assert inputs <= _row_names(_page(node))
+
+
+@every_node
+def test_a_help_page_names_every_output(node: Any) -> None:
+    page = _page(node)
+    outputs = {part.id for part in node.define_schema().outputs}
+    assert outputs <= _row_names(page) | set(re.findall(r"`(\w+)`", page))
+    assert "**Outputs.**" in page
+
+
+@every_node
+def test_a_help_page_says_when_to_use_the_node_and_what_to_do_when_it_fails(node: Any) -> None:
+    page = _page(node)
+    assert page.startswith("# ") and "**When.**" in page and "**If " in page
 
 
 @every_node
