@@ -1,0 +1,46 @@
+"""The Chromium or Chrome of this machine, driven by Playwright, with ComfyUI's page in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+SETTINGS = '{"Comfy.TutorialCompleted": true}'
+READY = """() => window.app?.graph && window.LiteGraph
+    ?.registered_node_types['StyleDiffusionSample']"""
+READY_MS = 90_000
+
+
+def missing() -> str | None:
+    """What a page needs and this machine or this Python lacks, in one line; None if nothing."""
+    if _browser() is None:
+        return f"no browser on the PATH ({', '.join(BROWSERS)}): install chromium"
+    if importlib.util.find_spec("playwright") is None:
+        return "this Python has no Playwright: pip install playwright"
+    return None
+
+
+def launched(playwright: Any) -> Any:
+    """A headless browser of this machine, for sync_playwright's object."""
+    return playwright.chromium.launch(executable_path=_browser(), args=list(ARGUMENTS))
+
+
+def opened(page: Any, url: str) -> None:
+    """Go to ComfyUI's page and wait until it knows the pack's nodes."""
+    page.goto(url)
+    page.wait_for_function(READY, timeout=READY_MS)
+
+
+def new_user(base: Path) -> None:
+    """Make the base directory of a server that of a person who has seen the page's tutorial."""
+    shutil.rmtree(base / "user")
+    (base / "user" / "default" / "workflows").mkdir(parents=True)
+    (base / "user" / "default" / "comfy.settings.json").write_text(SETTINGS, encoding="utf-8")
+
+
+def _browser() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -1,0 +1,65 @@
+"""One real ComfyUI for all tests of this folder, a browser a file, a window a test."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from development import browser
+from development.environment import ensure
+from development.server import Server
+
+if TYPE_CHECKING:
+    from tests.browser.window import Window
+
+
+@pytest.fixture(scope="session")
+def able() -> None:
+    """Where there is no browser the tests are skipped; where CI is set they fail."""
+    lacking = browser.missing()
+    if lacking and os.environ.get("CI"):
+        pytest.fail(f"The page cannot be tested: {lacking}")
+    if lacking:
+        pytest.skip(lacking)
+
+
+@pytest.fixture(scope="session")
+def server(able: None) -> Iterator[Server]:
+    environment = ensure()
+    base = environment.base_directory("browser")
+    browser.new_user(base)
+    with Server(environment.python, environment.host, base) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium(able: None) -> Iterator[Any]:
+    """Not for longer: while Playwright is there, asyncio.run fails in every test."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield browser.launched(playwright)
+
+
+@pytest.fixture(scope="module")
+def workbench(chromium: Any, server: Server) -> Iterator["Window"]:
+    """An open page that the tests of a file share."""
+    yield from _window(chromium, server, True)
+
+
+@pytest.fixture
+def window(chromium: Any, server: Server) -> Iterator["Window"]:
+    """A page that has not been opened yet."""
+    yield from _window(chromium, server, False)
+
+
+def _window(chromium: Any, server: Server, opened: bool) -> Iterator["Window"]:
+    from tests.browser.window import Window
+
+    context = chromium.new_context(viewport={"width": 1600, "height": 950})
+    made = Window(context.new_page(), server)
+    if opened:
+        made.open()
+    yield made
+    context.close()

@@ -1,0 +1,102 @@
+"""Runs by the page's own buttons: progress, previews, pictures, interrupting, editing again."""
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from development import editing
+from development.server import COLOUR
+from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE
+
+if TYPE_CHECKING:
+    from tests.browser.window import Window
+
+TROUBLE = re.compile(r"\[(WARNING|ERROR|CRITICAL)\]|\w*Warning:|Traceback")
+SHOWN = "kind => app.graph._nodes.find(node => node.type === kind).imgs?.map(i => i.naturalWidth)"
+
+
+def short_graph(seed: int) -> dict[str, Any]:
+    """The demo at five steps; the seed keeps one test's results from another's cache."""
+    graph = editing.load_graph()
+    for node in graph["nodes"]:
+        if node["type"] == INVERT:
+            node["widgets_values"][1] = 5
+        if node["type"] == LEARN:
+            node["widgets_values"][2] = seed
+    return graph
+
+
+def id_of(window: "Window", kind: str) -> str:
+    (found,) = (str(node["id"]) for node in window.graph()["nodes"] if node["type"] == kind)
+    return found
+
+
+def ran(window: "Window") -> set[str]:
+    """The types of the nodes that were executed since Run was pressed."""
+    kinds = {str(node["id"]): node["type"] for node in window.graph()["nodes"]}
+    return {kinds[message["node"]] for message in window.of("executing") if message["node"]}
+
+
+def is_picture(data: bytes) -> bool:
+    return len(set(Image.open(io.BytesIO(data)).convert("L").tobytes())) > 1
+
+
+def test_the_demo_runs_with_progress_previews_and_three_pictures(window: "Window") -> None:
+    window.open("demo_edit")
+    window.run()
+    learning, sampling = id_of(window, LEARN), id_of(window, SAMPLE)
+    steps = [(data["node"], data["value"]) for data in window.of("progress")]
+    for node in (learning, sampling):
+        values = [value for other, value in steps if other == node]
+        assert len(set(values)) > 10 and values == sorted(values)
+        shown = [data for other, data in window.previews if other == node]
+        assert len(shown) > 5 and all(map(is_picture, shown))
+    assert window.page.evaluate(SHOWN, "SaveImage") == [128, 128, 128]
+    assert window.page.evaluate(SHOWN, LEARN)
+    window.said_nothing()
+
+
+def test_learning_is_interrupted_by_the_button_and_finishes_the_next_time(
+    window: "Window",
+) -> None:
+    window.open()
+    window.load(short_graph(seed=11))
+    learning = id_of(window, LEARN)
+    window.press_run()
+    window.until(lambda: any(data["node"] == learning and data["value"] >= 1
+                             for data in window.of("progress")))
+    window.page.get_by_role("button", name="Cancel current run").click()
+    window.until(lambda: window.of("execution_interrupted", "execution_success"), seconds=30)
+    assert [data["node_id"] for data in window.of("execution_interrupted")] == [learning]
+    window.run()
+    assert LEARN in ran(window) and INVERT not in ran(window)
+    assert window.page.evaluate(SHOWN, "SaveImage") == [128, 128, 128]
+    window.said_nothing()
+
+
+def test_another_word_in_the_targets_runs_only_the_edit_again(window: "Window") -> None:
+    window.open()
+    window.load(short_graph(seed=12))
+    window.run()
+    assert {LEARN, SAMPLE} <= ran(window)
+    box = window.texts("orange cat")
+    box.click()
+    box.press("Control+Home")
+    for _ in "a painting of an ":
+        box.press("ArrowRight")
+    for _ in "orange":
+        box.press("Shift+ArrowRight")
+    box.press_sequentially("pink")
+    assert box.input_value().startswith("a painting of an pink cat in the city\n")
+    window.run()
+    assert ran(window) == {CONTROL, SAMPLE, "VAEDecode", "SaveImage"}
+    assert window.page.evaluate(SHOWN, "SaveImage") == [128, 128, 128]
+    window.said_nothing()
+
+
+def test_the_runs_left_no_warning_or_error_in_the_servers_log(window: "Window") -> None:
+    lines = COLOUR.sub("", window.server.log.read_text(encoding="utf-8")).splitlines()
+    assert any("Prompt executed" in line for line in lines)
+    assert [line for line in lines if TROUBLE.search(line)] == []
