@@ -1,0 +1,133 @@
+"""The changed words under the controller's targets."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Locator
+
+from development import editing
+from development.examples import FOLDER
+from tests.graphs import CONTROL, INVERT
+
+if TYPE_CHECKING:
+    from tests.browser.window import Window
+
+NODE = "const node = app.graph._nodes.find(node => node.type === kind)"
+
+
+@pytest.fixture
+def demo(workbench: "Window") -> "Window":
+    workbench.load(editing.load_graph())
+    return workbench
+
+
+def panel(window: "Window") -> Locator:
+    return window.page.locator(".stylediffusion-words")
+
+
+def lines(window: "Window") -> list[tuple[str, list[str], list[str]]]:
+    """(label, struck words, highlighted words) of every line."""
+    rows = panel(window).locator("> div")
+    return [(row.locator("small").inner_text(), row.locator("del").all_inner_texts(),
+             row.locator("ins").all_inner_texts()) for row in rows.all()]
+
+
+def write(window: "Window", before: str, text: str) -> None:
+    box = window.texts(before)
+    box.click()
+    box.press("Control+a")
+    box.press_sequentially(text)
+
+
+def test_each_line_shows_what_it_strikes_and_what_it_adds(demo: "Window") -> None:
+    assert lines(demo) == [("replace", ["a", "brown"], ["an", "orange"]),
+                           ("replace", ["cat"], ["boat"])]
+    assert "painting of" in panel(demo).inner_text()
+    demo.said_nothing()
+
+
+def test_four_lines_all_fit(demo: "Window") -> None:
+    demo.load(json.loads((FOLDER / "several_edits.json").read_text(encoding="utf-8")))
+    assert len(lines(demo)) == 4
+    heights = panel(demo).evaluate("panel => [panel.scrollHeight, panel.clientHeight]")
+    assert heights[0] <= heights[1]
+
+
+def test_a_word_shows_while_it_is_typed(demo: "Window") -> None:
+    write(demo, "orange cat", "a painting of a green ca")
+    assert lines(demo) == [("refine", ["brown", "cat", "in", "the", "city"], ["green", "ca"])]
+    demo.texts("green ca").press_sequentially("t in the city\n\na painting of a big brown cat in")
+    assert lines(demo) == [("replace", ["brown"], ["green"]),
+                           ("refine", ["the", "city"], ["big"])]
+    demo.texts("green cat").press_sequentially(" The (city:1.3),")
+    assert lines(demo)[1] == ("refine", [], ["big"])
+    demo.said_nothing()
+
+
+def test_another_source_prompt_counts_at_once(demo: "Window") -> None:
+    write(demo, "a painting of a brown cat in the city", "a painting of an orange cat in the city")
+    assert lines(demo)[0] == ("replace", [], [])
+    assert "no change" in panel(demo).inner_text()
+    demo.said_nothing()
+
+
+def test_replace_with_another_number_of_words_is_marked_wrong(demo: "Window") -> None:
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        node.widgets.find(widget => widget.name === 'mode').value = 'replace' }}""", CONTROL)
+    write(demo, "orange cat", "a cat")
+    assert lines(demo)[0][0] == "2 words, source 9"
+    assert panel(demo).locator("small.wrong").count() == 1
+
+
+def test_without_a_trajectory_and_in_a_collapsed_node_nothing_shows(demo: "Window") -> None:
+    shown = panel(demo)
+    assert shown.is_visible()
+    demo.page.evaluate(f"kind => {{ {NODE}; node.collapse() }}", CONTROL)
+    demo.settle()
+    assert not shown.is_visible()
+    demo.page.evaluate(f"kind => {{ {NODE}; node.collapse() }}", CONTROL)
+    demo.settle()
+    assert shown.is_visible()
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        node.disconnectInput(node.inputs.findIndex(i => i.name === 'trajectory')) }}""", CONTROL)
+    demo.settle()
+    assert not shown.is_visible() and lines(demo) == []
+    demo.said_nothing()
+
+
+def test_reroutes_and_a_prompt_from_another_node_are_followed(demo: "Window") -> None:
+    demo.page.evaluate("""([invert, control]) => {
+        const [from, to] = [invert, control].map(
+            kind => app.graph._nodes.find(node => node.type === kind))
+        const slot = (node, name) => node.inputs.findIndex(input => input.name === name)
+        const reroute = LiteGraph.createNode('Reroute')
+        const text = LiteGraph.createNode('PrimitiveString')
+        app.graph.add(reroute)
+        app.graph.add(text)
+        text.widgets[0].value = 'a painting of an orange dog in the city'
+        text.connect(0, from, slot(from, 'prompt'))
+        from.connect(0, reroute, 0)
+        reroute.connect(0, to, slot(to, 'trajectory'))
+    }""", [INVERT, CONTROL])
+    demo.settle()
+    assert lines(demo)[0] == ("replace", ["dog"], ["cat"])
+    demo.said_nothing()
+
+
+def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -> None:
+    shipped = values(editing.load_graph(), CONTROL)
+    assert values(demo.graph(), CONTROL) == shipped
+    demo.load(demo.graph())
+    assert values(demo.graph(), CONTROL) == shipped
+    sent: dict[str, Any] = demo.page.evaluate("async () => (await app.graphToPrompt()).output")
+    (inputs,) = (node["inputs"] for node in sent.values() if node["class_type"] == CONTROL)
+    schema = demo.server.object_info()[CONTROL]["input"]
+    assert inputs.keys() <= {*schema["required"], *schema["optional"]}
+    assert inputs["tau_s"] == 0.8 and inputs["mode"] == "auto"
+    demo.said_nothing()
+
+
+def values(graph: dict[str, Any], kind: str) -> list[Any]:
+    (found,) = (node["widgets_values"] for node in graph["nodes"] if node["type"] == kind)
+    return list(found)
