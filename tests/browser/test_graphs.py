@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from demo import scenes, trials
-from development.examples import EXAMPLES, FOLDER, PHOTO
+from development.examples import EXAMPLES, FOLDER
 from development.places import PACK_NAME
 from development.server import Server
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
 
+PHOTO = "example.png"
 UNKNOWN = """() => app.graph._nodes.map(node => node.type)
     .filter(type => !(type in LiteGraph.registered_node_types))"""
 IN_RED = "() => app.graph._nodes.filter(node => node.has_errors).map(node => node.type)"
