@@ -162,6 +162,45 @@ def test_a_wish_that_does_not_fit_is_quoted(
         wished(clip, BOAT, **wish)
 
 
+@pytest.mark.parametrize(("source", "target", "mapper"), [
+    ("cat", "tiger", {1: [1]}), ("cat", "cat,", {1: [1, 2]}), ("Cat", "(tiger:1.3)", {1: [1]}),
+    ("brachiosaurus", "dog", None),
+])
+def test_a_source_of_one_word_is_replaced_refined_blended_and_emphasised(
+    clip: Any, source: str, target: str, mapper: dict[int, list[int]] | None
+) -> None:
+    word = target.strip("(),:.13")
+    (made,) = controlling.make_control(
+        clip, trajectory(source), target, "auto", WINDOWS,
+        controlling.Wishes(f"{word}: 2", f"{word}: 0-0.3", source, "")).targets
+    assert made.mode == "replace" and made.alignment.aligned[1] == 1
+    if mapper is not None:
+        for old, new in mapper.items():
+            assert made.alignment.mapper[old, new].tolist() == [1 / len(new)] * len(new)
+    else:  # several tokens of one word are heard together by the one token in their place
+        own = made.alignment.mapper[:, 1].nonzero().flatten().tolist()
+        assert len(own) > 1 and own == list(range(1, 1 + len(own)))
+    assert made.emphasis is not None and made.emphasis[1] == 2
+    assert made.blend is not None and tokens(made.blend.source)[0] == 1
+    (longer,) = controlling.make_control(
+        clip, trajectory(source), f"a {source}", "auto", WINDOWS).targets
+    assert longer.mode == "refine" and longer.alignment.aligned[:3].tolist() == [1, 0, 1]
+
+
+def test_commas_case_and_weights_find_the_words_a_person_means(clip: Any) -> None:
+    (made,) = controlling.make_control(
+        clip, trajectory("A Painting, of a (Brown:1.2) Cat."), "a painting, of a (brown:0.8) TIGER",
+        "auto", WINDOWS, controlling.Wishes(
+            "tiger: 1.5, BROWN: 0.5", "(tiger): 0-0.4", "cat, Tiger", "painting")).targets
+    assert made.mode == "replace" and made.blend is not None and made.subtract is not None
+    assert tokens(made.blend.source) == [7, 8] and tokens(made.blend.target) == [7]
+    assert tokens(made.subtract.source) == tokens(made.subtract.target) == [2, 3]
+    assert made.emphasis is not None
+    assert made.emphasis[6] == 0.5 and made.emphasis[7] == 1.5
+    assert made.word_windows == (control.WordWindow((7,), control.Window(0.0, 0.4)),)
+    assert made.alignment.mapper[7:9, 7].tolist() == [1, 1]
+
+
 def painted(clip: Any, mask: torch.Tensor, **wishes: str) -> control.Control:
     return controlling.make_control(
         clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controlling.Wishes(**wishes),
