@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..stylediffusion.host.control_nets import with_hint
 from ..stylediffusion.host.inverting import invert_latent
 from ..stylediffusion.host.learning import LearningWishes, learn_value_embedding, loss_map
 from ..stylediffusion.learning import LearningSettings
@@ -44,6 +45,15 @@ class DDIMInvert(io.ComfyNode):
                 io.Int.Input("steps", default=30, min=1, max=500, tooltip="Steps from picture to "
                              "noise. More steps follow the picture more closely and take longer "
                              "to learn; 30 is the paper's number."),
+                io.ControlNet.Input("control_net", optional=True, tooltip="A ControlNet for your "
+                                    "checkpoint. Inversion, learning and edits all run under it, "
+                                    "so edits keep what its hint shows. Needs control_image."),
+                io.Image.Input("control_image", optional=True, tooltip="The hint for control_net: "
+                               "edges, depth or whatever it reads, made from your picture. "
+                               "Resized by itself."),
+                io.Float.Input("control_strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                               optional=True, advanced=True, tooltip="How strongly the hint "
+                               "holds. 0 is the same as no ControlNet."),
             ],
             outputs=[
                 TrajectorySocket.Output("trajectory", tooltip="The way from picture to noise, for "
@@ -54,12 +64,15 @@ class DDIMInvert(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, latent: dict[str, Any], prompt: str, steps: int,
-        negative_prompt: str = "",
+        negative_prompt: str = "", control_net: Any = None, control_image: Any = None,
+        control_strength: float = 1.0,
     ) -> io.NodeOutput:
         better = deeper_steps(steps)
         if better is not None:
             log.warning("%d steps stop short of the noise; %d reach it", steps, better)
-        return io.NodeOutput(invert_latent(model, clip, latent, prompt, negative_prompt, steps))
+        control = with_hint(control_net, control_image, control_strength)
+        return io.NodeOutput(invert_latent(
+            model, clip, latent, prompt, negative_prompt, steps, control))
 
 
 class LearnValueEmbedding(io.ComfyNode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
 import comfy.model_base
 import comfy.ops
 import comfy.sd1_clip
@@ -70,3 +71,11 @@ def lora(path: Path) -> None:
         f"diffusion_model.{PATCHED}.lora_up.weight": drawn(width, 2),
         f"diffusion_model.{PATCHED}.lora_down.weight": drawn(2, 768),
     }, path)
+
+
+def controlnet(path: Path) -> None:
+    """A ControlNet for `checkpoint`; none of its last layers is zero, as before training."""
+    config = {name: value for name, value in UNET.items() if name != "out_channels"}
+    with torch.device("meta"):
+        made = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, device="meta")
+    save_file(randomized(made), path)

@@ -9,6 +9,7 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from ..artifacts import AttentionLayer, Conditioning, Trajectory
@@ -16,6 +17,7 @@ from ..ddim import invert
 from ..schedule import Levels, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
+from .control_nets import under
 from .model import ModelPatcher, fingerprint, training_alphas
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
@@ -78,9 +80,9 @@ def require_one_image(latent: dict[str, Any]) -> Tensor:
 
 def invert_latent(
     model: ModelPatcher, clip: Any, latent: dict[str, Any], prompt: str, negative_prompt: str,
-    steps: int,
+    steps: int, control_net: ControlBase | None = None,
 ) -> Trajectory:
-    """DDIM inversion of one LATENT under the source prompt at guidance 1."""
+    """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1."""
     samples = require_one_image(latent)
     if not prompt.strip():
         raise ValueError(
@@ -88,7 +90,8 @@ def invert_latent(
             "can be edited"
         )
     levels = make_levels(steps, training_alphas(model))
-    positive, negative = text.encode(clip, prompt), text.encode(clip, negative_prompt)
+    positive, negative = (
+        under(control_net, text.encode(clip, words)) for words in (prompt, negative_prompt))
     sampler = run_inversion(model, samples, positive, levels)
     assert sampler.latents is not None
     return Trajectory(

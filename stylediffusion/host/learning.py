@@ -36,6 +36,7 @@ from .attention import (
     with_patch,
     with_replacements,
 )
+from .control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
 from .model import (
     ModelPatcher,
     differentiable_clone,
@@ -265,7 +266,13 @@ def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]]:
 
 def _run(model: ModelPatcher, trajectory: Trajectory, sampler: LearningSampler) -> None:
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(_normal(trajectory.positive), _normal(trajectory.negative))
+    positive, negative = _normal(trajectory.positive), _normal(trajectory.negative)
+    control_net = control_net_of(positive)
+    if control_net is not None:
+        frozen = FrozenControlNet(control_net)
+        positive, negative = under(frozen, positive), under(frozen, negative)
+        guider.model_options = with_copied_skips(guider.model_options)
+    guider.set_conds(positive, negative)
     start = trajectory.noise.clone()
     with torch.no_grad():
         guider.sample(

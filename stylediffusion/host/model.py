@@ -47,17 +47,22 @@ def fingerprint(model: ModelPatcher) -> str:
     """
     weights = model.get_key_patches("diffusion_model.")
     digest = hashlib.sha256()
-    names = sorted(weights)
-    for name in names:
-        digest.update(f"{name}{tuple(weights[name][0][0].shape)}".encode())
-    for name in names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]:
-        flat = weights[name][0][0].detach().flatten()
-        picked = flat[:: max(1, math.ceil(len(flat) / SAMPLED_ELEMENTS))]
-        digest.update(picked.to("cpu", torch.float32).numpy().tobytes())
+    hash_weights(digest, {name: found[0][0] for name, found in weights.items()})
     for name in sorted(model.patches, key=str):
         strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
         digest.update(f"{name}{strengths}".encode())
     return digest.hexdigest()[:16]
+
+
+def hash_weights(digest: hashlib._Hash, weights: dict[str, Tensor]) -> None:
+    """Add sorted names and shapes, and some elements of some tensors, to a digest."""
+    names = sorted(weights)
+    for name in names:
+        digest.update(f"{name}{tuple(weights[name].shape)}".encode())
+    for name in names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]:
+        flat = weights[name].detach().flatten()
+        picked = flat[:: max(1, math.ceil(len(flat) / SAMPLED_ELEMENTS))]
+        digest.update(picked.to("cpu", torch.float32).numpy().tobytes())
 
 
 def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import unfinished
 from ..artifacts import Trajectory
 from ..learning import Learnt, Solver
+from .control_nets import control_net_of, identity
 
 log = logging.getLogger("stylediffusion")
 KEPT_SECONDS = 7 * 24 * 3600
@@ -52,7 +53,7 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
     """The file of the run that learns this trajectory with these settings; old files go.
 
     The key is made of the model's fingerprint, the clean latent, the levels, both prompts, the
-    image's tokens and whatever else is given.
+    ControlNet with its hint, the image's tokens and whatever else is given.
     """
     digest = hashlib.sha256()
     tensors = [trajectory.latents[:1], trajectory.levels.alphas_cumprod, image_tokens,
@@ -60,7 +61,8 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
     for tensor in tensors:
         if tensor is not None:
             digest.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
-    words = (trajectory.fingerprint, trajectory.prompt, trajectory.negative_prompt, *more)
+    words = (trajectory.fingerprint, trajectory.prompt, trajectory.negative_prompt,
+             identity(control_net_of(trajectory.positive)), *more)
     digest.update(repr(words).encode())
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)

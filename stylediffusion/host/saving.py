@@ -8,6 +8,7 @@ import folder_paths
 
 from .. import files
 from ..artifacts import Trajectory, ValueEmbedding, require_own_embedding
+from .control_nets import control_net_of
 
 ENDING = ".inversion.safetensors"
 FOLDERS = {
@@ -21,8 +22,14 @@ def save_inversion(
 ) -> Path:
     """Write the next numbered file under the output folder and return its path.
 
-    Raises ValueError where the embedding is another trajectory's.
+    Raises ValueError where the embedding is another trajectory's, and under a ControlNet.
     """
+    if control_net_of(trajectory.positive) is not None:
+        raise ValueError(
+            "the picture was inverted under a ControlNet, which a file does not hold, and without "
+            "it the edits would differ; keep DDIM Invert in the graph, or remove its control_net "
+            "and control_image and run again"
+        )
     if embedding is not None:
         require_own_embedding(trajectory, embedding)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from demo import scenes, trials
-from development import examples
+from development import examples, parts
 from development.environment import ensure
 from development.graph import Prompt, to_prompt
 from development.server import Server
@@ -21,8 +21,8 @@ OUTLETS = ("SaveImage", "StyleDiffusionComparisonSheet", "StyleDiffusionTauSweep
            "StyleDiffusionHeatmaps")
 PHOTOS = [name for name in examples.EXAMPLES if name.startswith("photo")]
 OTHERS = [name for name in examples.EXAMPLES if name not in (*PHOTOS, "load_inversion")]
-NEEDED = {"checkpoints": examples.CHECKPOINT["name"], "clip_vision": examples.VISION["name"],
-          "loras": examples.LORA}
+NEEDED = {"checkpoints": parts.CHECKPOINT["name"], "clip_vision": parts.VISION["name"],
+          "loras": parts.LORA, "controlnet": parts.CONTROL_NET["name"]}
 pytestmark = pytest.mark.usefixtures("silent")
 
 
@@ -35,10 +35,11 @@ def equipped(server: Server) -> Iterator[Server]:
         path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.checkpoint(paths["checkpoints"])
     checkpoints.lora(paths["loras"])
+    checkpoints.controlnet(paths["controlnet"])
     save_file(tower_file(), paths["clip_vision"])
     photo = io.BytesIO()
     scenes.draw(trials.DEMO.scene).save(photo, "PNG")
-    server.upload_image(examples.PHOTO, photo.getvalue())
+    server.upload_image(parts.PHOTO, photo.getvalue())
     yield server
     for path in paths.values():
         path.unlink()

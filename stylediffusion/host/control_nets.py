@@ -1,0 +1,105 @@
+"""A ControlNet and its hint in a trajectory's conditioning, where every later run finds them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from comfy.controlnet import ControlBase
+from torch import Tensor
+
+from ..artifacts import Conditioning
+from .attention import with_patch
+from .model import hash_weights
+
+ENTRY = "control"
+SKIP_PATCH = "input_block_patch_after_skip"
+
+
+class FrozenControlNet(ControlBase):
+    """A ControlNet that gives autograd constants: nothing that is learnt feeds into it.
+
+    What it stands before is loaded, started and cleaned by the host, as in any chain.
+    """
+
+    def __init__(self, control_net: ControlBase) -> None:
+        super().__init__()
+        self.set_previous_controlnet(control_net)
+
+    def get_control(self, *args: Any, **kwargs: Any) -> Any:
+        """What the ControlNet gives, without a graph."""
+        with torch.no_grad():
+            return self.previous_controlnet.get_control(*args, **kwargs)
+
+
+def with_copied_skips(model_options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of model options under which a ControlNet can be learnt through.
+
+    The host adds it to the skip connections in place, after the encoder has kept them for its
+    backward pass; so each is copied before the next block sees it.
+    """
+    return with_patch(model_options, SKIP_PATCH, lambda h, _: h.clone())
+
+
+def with_hint(
+    control_net: ControlBase | None, image: Tensor | None, strength: float
+) -> ControlBase | None:
+    """A copy of a ControlNet with its hint [1, H, W, 3]; None where nothing is to be controlled.
+
+    Raises ValueError where one of the two is missing, for several hints, and for a ControlNet of
+    models with other latents.
+    """
+    if control_net is None and image is None:
+        return None
+    if control_net is None or image is None:
+        missing = "control_net" if control_net is None else "control_image"
+        raise ValueError(
+            f"{missing} is not connected; connect both control_net and control_image, or none")
+    if len(image) > 1:
+        raise ValueError(
+            f"control_image holds {len(image)} pictures, but one is inverted; pick its hint with "
+            "ImageFromBatch"
+        )
+    if control_net.latent_format is not None:
+        raise ValueError(
+            f"control_net ({type(control_net).__name__}) is made for another kind of model, such "
+            "as SD3 or Flux; load a ControlNet for the SD1.x, SD2.x or SDXL checkpoint you use"
+        )
+    if strength == 0:
+        return None
+    return control_net.copy().set_cond_hint(image.movedim(-1, 1), strength)
+
+
+def under(control_net: ControlBase | None, conditioning: Conditioning) -> Conditioning:
+    """Conditioning under a ControlNet, as the host's ControlNetApplyAdvanced makes it."""
+    if control_net is None:
+        return conditioning
+    return [(tensor, {**extra, ENTRY: control_net, "control_apply_to_uncond": False})
+            for tensor, extra in conditioning]
+
+
+def control_net_of(conditioning: Conditioning) -> ControlBase | None:
+    """The ControlNet that conditioning is under, if any."""
+    return conditioning[0][1].get(ENTRY)
+
+
+def identity(control_net: ControlBase | None) -> str | None:
+    """Digits that tell a ControlNet with its hint and strength from another."""
+    if control_net is None:
+        return None
+    wishes = control_net.strength, sorted(control_net.extra_args.items())
+    digest = hashlib.sha256(f"{type(control_net).__name__}{wishes}".encode())
+    hint = control_net.cond_hint_original
+    digest.update(f"{tuple(hint.shape)}".encode())
+    digest.update(hint.to("cpu", torch.float32).numpy().tobytes())
+    hash_weights(digest, _weights(control_net))
+    return digest.hexdigest()
+
+
+def _weights(control_net: ControlBase) -> dict[str, Tensor]:
+    """Every weight, wherever a ControlNet of its kind keeps them."""
+    held = (value.state_dict() if isinstance(value, torch.nn.Module) else value
+            for value in vars(control_net).values())
+    return {name: tensor for values in held if isinstance(values, dict)
+            for name, tensor in values.items() if isinstance(tensor, Tensor)}
