@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
-from stylediffusion_pack.stylediffusion.host import inverting
+from stylediffusion_pack.stylediffusion.host import guider, inverting
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from . import textbook
@@ -39,14 +39,22 @@ def refined() -> textbook.Edit:
 EDITS = {"replace": replaced(), "refine": refined(), "blend": replace(replaced(), words=WORDS)}
 
 
-def trajectory_of(model: Any) -> artifacts.Trajectory:
-    levels, source = schedule.make_levels(STEPS, training_alphas(model)), [(context(1), {})]
+def trajectory_through(
+    model: Any, cond: torch.Tensor, uncond: torch.Tensor, latents: torch.Tensor
+) -> artifacts.Trajectory:
+    """A trajectory of given latents [N + 1, C, h, w] and prompts [1, T, d]."""
+    source = [(cond, {})]
     probe = inverting.run_inversion(
-        model, inverting.to_host(model, NOISE), source,
+        model, inverting.to_host(model, latents[-1:]), source,
         schedule.make_levels(1, training_alphas(model)))
     return artifacts.Trajectory(
-        NOISE.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, [(context(2), {})],
-        probe.layers, fingerprint(model))
+        latents, schedule.make_levels(len(latents) - 1, training_alphas(model)), "", "", source,
+        [(uncond, {})], probe.layers, fingerprint(model))
+
+
+def trajectory_of(model: Any) -> artifacts.Trajectory:
+    return trajectory_through(
+        model, context(1), context(2), NOISE.expand(STEPS + 1, -1, -1, -1))
 
 
 def control_of(edit: textbook.Edit, windows: dict[str, tuple[float, float]]) -> control.Control:
@@ -64,3 +72,21 @@ def control_of(edit: textbook.Edit, windows: dict[str, tuple[float, float]]) -> 
 
 def embedding_of(model: Any) -> artifacts.ValueEmbedding:
     return artifacts.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
+
+
+def sampled(
+    model: Any, trajectory: artifacts.Trajectory, embedding: artifacts.ValueEmbedding | None,
+    wanted: control.Control | None,
+) -> list[torch.Tensor]:
+    """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
+    parts = guider.sampling_parts(model, trajectory, embedding, wanted, 0.0)
+    seen: list[torch.Tensor] = []
+
+    def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
+        if step:
+            seen.append(schedule.k_to_vp(x, float(parts.sigmas[step])).clone())
+
+    start = parts.latent["samples"]
+    final = parts.guider.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas,
+                                callback=callback, disable_pbar=True, seed=0)
+    return [*seen, model.model.process_latent_in(final)]

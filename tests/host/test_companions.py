@@ -11,15 +11,14 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment, artifacts, control, files, schedule
+from stylediffusion_pack.stylediffusion import artifacts, files, schedule
 from stylediffusion_pack.stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion_pack.stylediffusion.host import guider, inverting, sweeping
+from stylediffusion_pack.stylediffusion.host import guider, inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
-from stylediffusion_pack.stylediffusion.host.attention import prompt_patch
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.sweep import make_axes
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 
-from tests import edits, golden, textbook
+from tests import golden
+from tests.edits import sampled, trajectory_through
 
 every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
 
@@ -42,17 +41,6 @@ def model() -> Any:
     return golden.reloadable_unet()
 
 
-def inverted(
-    model: Any, cond: torch.Tensor, uncond: torch.Tensor, latents: torch.Tensor
-) -> artifacts.Trajectory:
-    """A trajectory of given latents [N + 1, C, h, w]."""
-    levels = schedule.make_levels(len(latents) - 1, training_alphas(model))
-    samples = inverting.to_host(model, latents[:1])
-    probe = inverting.run_inversion(model, samples, [(cond, {})], levels)
-    return artifacts.Trajectory(latents, levels, "", "", [(cond, {})], [(uncond, {})],
-                                probe.layers, fingerprint(model))
-
-
 @pytest.fixture(scope="module")
 def trajectory(model: Any) -> artifacts.Trajectory:
     """Three steps of a real inversion of a small latent, on the recorded prompts' model."""
@@ -63,7 +51,7 @@ def trajectory(model: Any) -> artifacts.Trajectory:
         cond, uncond = (torch.randn(1, 77, 64, generator=generator) for _ in range(2))
         found = inverting.run_inversion(model, samples, [(cond, {})], levels)
         assert found.latents is not None
-        return inverted(model, cond, uncond, found.latents)
+        return trajectory_through(model, cond, uncond, found.latents)
 
 
 def learn(model: Any, trajectory: Any, kind: str, **choices: Any) -> artifacts.ValueEmbedding:
@@ -79,8 +67,8 @@ def null_text(model: Any, recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_learning.HostWatch, "keep",
                       lambda self, learnt: seen["latents"].append(learnt.latent))
-        seen["trajectory"] = inverted(model, recorded["cond"][:1], recorded["uncond"], latents)
-        seen["embedding"] = learn(model, seen["trajectory"], NULL_TEXT,
+        walked = trajectory_through(model, recorded["cond"][:1], recorded["uncond"], latents)
+        seen["embedding"] = learn(model, walked, NULL_TEXT,
                                   inner_steps=golden.facts("null_text")["inner"])
     return seen
 
@@ -110,42 +98,6 @@ def test_the_null_texts_are_the_recorded_ones(
         wanted = recorded[f"emb.{i}"][0]
         assert golden.relative(found - before, wanted - before) < 1e-2, i
         assert not null_text["embedding"].scale[i].any()
-
-
-def test_an_edit_with_the_recorded_null_texts_follows_every_recorded_latent(
-    model: Any, null_text: dict[str, Any], recorded: dict[str, torch.Tensor]
-) -> None:
-    facts, walked = golden.facts("null_text"), null_text["trajectory"]
-    shift = torch.cat([recorded["emb.0"], recorded["emb.1"]])
-    own = replace(null_text["embedding"], shift=shift)
-    windows = {tau: control.Window(0.0, facts[tau]) for tau in ("tau_c", "tau_s", "tau_u")}
-    target = control.Target("", "", [(recorded["cond"][1:], {})],
-                            alignment.Alignment(torch.eye(77), torch.ones(77)))
-    wanted = control.Control("", (target,), control.Window(0.0, 0.0), **windows)
-    with torch.inference_mode():
-        found = sampled(model, walked, own, wanted)
-    assert len(found) == 2
-    for i, latents in enumerate(found):
-        for row in range(2):
-            assert golden.relative(latents[row], recorded[f"edit_latents.{i}"][row]) < 5e-5, i
-
-
-def sampled(
-    model: Any, trajectory: artifacts.Trajectory, embedding: artifacts.ValueEmbedding | None,
-    wanted: control.Control | None,
-) -> list[torch.Tensor]:
-    """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
-    parts = guider.sampling_parts(model, trajectory, embedding, wanted, 0.0)
-    seen: list[torch.Tensor] = []
-
-    def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
-        if step:
-            seen.append(schedule.k_to_vp(x, float(parts.sigmas[step])).clone())
-
-    start = parts.latent["samples"]
-    final = parts.guider.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas,
-                                callback=callback, disable_pbar=True, seed=0)
-    return [*seen, model.model.process_latent_in(final)]
 
 
 def textbook_text_embeddings(
@@ -234,59 +186,6 @@ def test_a_loss_that_is_good_enough_ends_a_step_and_its_update_stays(
         assert len(totals) == 3 or totals[-1] < 1e-5 + 2e-5 * i
 
 
-def extra(kinds: list[int], step: int) -> dict[str, Any]:
-    sigmas = torch.tensor([14.0, 5.0, 1.0, 0.1])
-    return {"cond_or_uncond": kinds, "sigmas": sigmas[step : step + 1], "sample_sigmas": sigmas}
-
-
-@pytest.mark.parametrize("kinds", [[1, 0], [0, 1], [1], [0]])
-@pytest.mark.parametrize("chunks", [1, 2])
-def test_only_the_rows_that_a_prompt_embedding_is_for_are_changed(
-    kinds: list[int], chunks: int
-) -> None:
-    """Unconditional rows of null texts, row 0 of the conditional ones of text embeddings."""
-    table = torch.randn(3, 77, 8)
-    context = torch.randn(3 * len(kinds), 77 * chunks, 8)
-    value, before = context + 1, context.clone()
-    for step in range(3):
-        for kind in (NULL_TEXT, TEXT_EMBEDDING):
-            patch = prompt_patch(kind, torch.zeros(3, 77, 8), table)
-            _, keys, values = patch(context, context, value, extra(kinds, step))
-            wanted_keys, wanted_values = context.clone(), value.clone()
-            for place, chunk in enumerate(kinds):
-                rows = [0, 1, 2] if kind == NULL_TEXT and chunk == 1 else \
-                    [0] if kind == TEXT_EMBEDDING and chunk == 0 else []
-                for row in rows:
-                    wanted_keys[3 * place + row] = table[step].repeat(chunks, 1)
-                    wanted_values[3 * place + row] = table[step].repeat(chunks, 1)
-            assert torch.equal(keys, wanted_keys) and torch.equal(values, wanted_values)
-    assert torch.equal(context, before), "the prompt embedding itself is left alone"
-
-
-@pytest.mark.parametrize("name", ["replace", "refine"])
-@every_kind
-def test_the_same_embedding_at_every_step_is_the_textbooks_edit_with_that_prompt(
-    kind: str, name: str
-) -> None:
-    edit, other = edits.EDITS[name], edits.context(7)
-    settings = textbook.Settings(**{**edits.BASE, "tau_v": (0.0, 0.0)})
-    prompts = (edits.context(1), other) if kind == NULL_TEXT else (other, edits.context(2))
-    table = other.expand(edits.STEPS, -1, -1)
-    with torch.inference_mode():
-        plain = golden.load_unet()
-        walked = edits.trajectory_of(plain)
-        embedding = artifacts.ValueEmbedding(
-            torch.zeros_like(table), table, edits.GUIDANCE, "", fingerprint(plain), (), kind)
-        found = sampled(plain, walked, embedding, edits.control_of(edit, edits.BASE))
-        wanted = textbook.sample(plain, edits.NOISE, *prompts, [edit], settings, edits.TIMESTEPS)
-        without = textbook.sample(plain, edits.NOISE, edits.context(1), edits.context(2), [edit],
-                                  settings, edits.TIMESTEPS)
-    for i in range(edits.STEPS):
-        for row in range(2):
-            assert golden.relative(found[i][row], wanted[i][row]) < 5e-5, (i, row)
-    assert golden.relative(without[-1][0], wanted[-1][0]) > 1e-3, "the prompt must matter"
-
-
 @every_kind
 def test_a_stopped_run_goes_on_and_ends_where_it_would_have(
     kind: str, model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -325,20 +224,3 @@ def test_a_prompt_embedding_comes_back_from_a_file_to_the_last_bit(
     assert back is not None and torch.equal(back.shift, learnt.shift)
     assert not back.scale.any()
     assert replace(back, scale=learnt.scale, shift=learnt.shift) == learnt
-
-
-@every_kind
-def test_a_sweep_over_tau_v_is_refused_where_no_value_embedding_is_heard(kind: str) -> None:
-    table = torch.zeros(3, 77, 8)
-    embedding = artifacts.ValueEmbedding(table, table, 7.5, "", "", (), kind)
-    axes = make_axes(("tau_v", "0, 0.5"), ("tau_c", "0, 0.5"))
-    with pytest.raises(ValueError, match="tau_v has no effect without a value embedding"):
-        sweeping.require_effect(axes, embedding)
-
-
-@every_kind
-def test_an_embedding_of_other_steps_is_refused_by_its_name(kind: str, trajectory: Any) -> None:
-    table = torch.zeros(5, 77, 64)
-    embedding = artifacts.ValueEmbedding(table, table, 7.5, "", "", (), kind)
-    with pytest.raises(ValueError, match=f"the {kind} was learnt over 5 steps.*3; run Learn Prom"):
-        artifacts.require_own_embedding(trajectory, embedding)
