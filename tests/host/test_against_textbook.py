@@ -115,9 +115,12 @@ USUAL = textbook.Settings((0, 0.5), (0, 0.6), (0, 0.6), (0, 0))
 LEARNT = replace(
     USUAL, scale=1 + 0.1 * torch.randn(STEPS, 77, 64, generator=torch.Generator().manual_seed(5)),
     shift=0.1 * torch.randn(STEPS, 77, 64, generator=torch.Generator().manual_seed(6)))
+PLAIN = replace(LEARNT, scale=torch.zeros(STEPS, 77, 64), shift=context(8).expand(STEPS, -1, -1))
 CASES: dict[str, tuple[list[textbook.Edit], textbook.Settings]] = {
     "replace": ([replaced(3)], USUAL),
     "replace with a learnt embedding": ([replaced(3)], LEARNT),
+    "replace with the paper's plain form": ([replaced(3)], PLAIN),
+    "refine with the paper's plain form": ([refined(3), refined(4)], PLAIN),
     "a word of two tokens": ([shared(3)], USUAL),
     "refine": ([refined(3)], LEARNT),
     "emphasis on an old word": ([replaced(3, emphasis=factors(t3=4.0))], USUAL),

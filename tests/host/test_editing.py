@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion import (
     alignment,
     artifacts,
@@ -61,13 +62,14 @@ class Run:
 
     latents: list[torch.Tensor]
     masks: list[torch.Tensor]
+    heats: list[torch.Tensor]
 
 
 @functools.cache
 def sample(name: str) -> Run:
     case, facts = golden.tensors(name), golden.facts(name)
     windows = {t: control.Window(0.0, facts[t]) for t in ("tau_v", "tau_c", "tau_s", "tau_u")}
-    run = Run([], [])
+    run = Run([], [], [])
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         model = golden.load_unet()
         levels = schedule.make_levels(5, training_alphas(model))
@@ -86,7 +88,11 @@ def sample(name: str) -> Run:
         own = guider.P2PlusGuider(model, trajectory, recorded_embedding(case), edits, 7.5)
         sigmas = levels.sampling_sigmas()
         start = inverting.to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
-        mix = editing.blended
+        mix, mask_of = editing.blended, editing.blend_mask
+
+        def read(heat: torch.Tensor, *arguments: Any) -> torch.Tensor:
+            run.heats.append(heat[0].clone())
+            return mask_of(heat, *arguments)
 
         def watched(latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             run.masks.append(mask.clone())
@@ -97,6 +103,7 @@ def sample(name: str) -> Run:
                 run.latents.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
 
         patch.setattr(editing, "blended", watched)
+        patch.setattr(editing, "blend_mask", read)
         final = own.sample(torch.zeros_like(start), start, guider.make_sampler(edits), sigmas,
                            callback=callback, disable_pbar=True, seed=0)
         run.latents.append(model.model.process_latent_in(final))
@@ -110,6 +117,27 @@ def test_every_step_follows_the_recorded_latents(name: str, row: int) -> None:
     assert len(found) == 5
     for i, latents in enumerate(found):
         assert golden.relative(latents[row], case[f"latents.{i}"][row]) < 5e-5, i
+
+
+@pytest.mark.parametrize("name", ["editing_replace_u0_lb", "editing_refine_u5_lb"])
+def test_maps_of_the_blend_words_are_the_recorded_ones_before_the_threshold(name: str) -> None:
+    """Source and target, pooled and over their maximum, from the second step on."""
+    case, found = golden.tensors(name), sample(name).heats
+    assert len(found) == 4 and found[0].shape == (2, 16, 16)
+    for i, heat in enumerate(found, start=1):
+        pooled = F.max_pool2d(heat, 3, 1, 1)
+        share = pooled / pooled.amax((-2, -1), keepdim=True)
+        for row in (0, 1):
+            wanted = case[f"lb_map_norm16.{i}"][row, 0]
+            assert golden.relative(share[row], wanted) < 5e-5, (i, row)
+    source, target = case["lb_map_norm16.4"]
+    assert golden.relative(source, target) > 1e-3, "they must differ once the window has passed"
+
+
+def test_the_replace_case_s_mask_covers_everything_as_recorded() -> None:
+    case, found = golden.tensors("editing_replace_u0_lb"), sample("editing_replace_u0_lb").masks
+    for i, mask in enumerate(found, start=1):
+        assert torch.equal(mask, case[f"lb_mask.{i}"][1:] > 0) and mask.all()
 
 
 def test_blend_masks_are_the_recorded_ones_from_the_second_step_on() -> None:
