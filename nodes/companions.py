@@ -31,7 +31,7 @@ class LearnPromptEmbedding(io.ComfyNode):
                 io.Combo.Input("learn", options=[NULL_TEXT, TEXT_EMBEDDING], default=NULL_TEXT,
                                tooltip="null text: the negative prompt's embedding, which source "
                                "and edits are guided away from. text embedding: the source "
-                               "prompt's, which the edits only look through; harder to edit."),
+                               "prompt's, which the edits only look through."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. A null text learns "
                                "nothing at 1, where there is no guidance."),

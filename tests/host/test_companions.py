@@ -96,7 +96,7 @@ def test_the_null_texts_are_the_recorded_ones(
     before = recorded["uncond"][0]
     for i, found in enumerate(null_text["embedding"].shift):
         wanted = recorded[f"emb.{i}"][0]
-        assert golden.relative(found - before, wanted - before) < 1e-2, i
+        assert golden.relative(found - before, wanted - before) < 1e-3, i
         assert not null_text["embedding"].scale[i].any()
 
 
@@ -143,16 +143,15 @@ def textbook_text_embeddings(
 
 
 def test_text_embeddings_are_those_of_the_loop_written_out(model: Any, trajectory: Any) -> None:
-    """Embeddings as changes, and loosely, for the sign-like first updates of Adam."""
+    """Embeddings as changes, and more loosely, for the sign-like first updates of Adam."""
     found = learn(model, trajectory, TEXT_EMBEDDING, inner_steps=4)
     with torch.inference_mode(False), torch.enable_grad():
         unet = golden.load_unet().model.diffusion_model.requires_grad_(False)
         wanted, losses = textbook_text_embeddings(unet, trajectory, 7.5, 4)
-    assert [x.total for x in found.losses][:4] == pytest.approx(losses[:4], rel=1e-5)
-    assert [x.total for x in found.losses] == pytest.approx(losses, rel=1e-3)
+    assert [x.total for x in found.losses] == pytest.approx(losses, rel=1e-5)
     before = trajectory.positive[0][0][0]
     for own, book in zip(found.shift, wanted, strict=True):
-        assert golden.relative(own - before, book - before) < 2e-2
+        assert golden.relative(own - before, book - before) < 1e-3
 
 
 @every_kind
