@@ -40,8 +40,9 @@ def trajectory(model: Any) -> artifacts.Trajectory:
 
 @pytest.fixture
 def bar(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
-    """Every (value, total, preview) that the page is told."""
+    """Every (value, total, preview) that the page is told, however soon after the last."""
     told: list[tuple[int, int, Any]] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK",
         lambda value, total, preview=None, **_: told.append((value, total, preview)))
