@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-SETTINGS = '{"Comfy.TutorialCompleted": true}'
 READY = """() => window.app?.graph && window.LiteGraph
     ?.registered_node_types['StyleDiffusionSample']"""
 READY_MS = 90_000
@@ -35,11 +35,15 @@ def opened(page: Any, url: str) -> None:
     page.wait_for_function(READY, timeout=READY_MS)
 
 
-def new_user(base: Path) -> None:
-    """Make the base directory of a server that of a person who has seen the page's tutorial."""
+def new_user(base: Path, settings: dict[str, Any] | None = None) -> None:
+    """Make the base directory of a server that of a person who has seen the page's tutorial.
+
+    `settings` are the page's own, by their ids.
+    """
     shutil.rmtree(base / "user")
     (base / "user" / "default" / "workflows").mkdir(parents=True)
-    (base / "user" / "default" / "comfy.settings.json").write_text(SETTINGS, encoding="utf-8")
+    (base / "user" / "default" / "comfy.settings.json").write_text(
+        json.dumps({"Comfy.TutorialCompleted": True, **(settings or {})}), encoding="utf-8")
 
 
 def _browser() -> str | None:

@@ -9,6 +9,11 @@ from .widgets import input_specs, widget_of
 
 GAP, MARGIN, TOP = 50, 20, 60
 SOCKET, WIDGET, TEXT_BOX, FRAME, PREVIEW = 20, 24, 100, 8, 300
+# What the page adds once a node runs (its preview) or is linked (the changed words).
+GROWTH = {**dict.fromkeys(("StyleDiffusionDDIMInvert", "StyleDiffusionLearnValueEmbedding",
+                           "StyleDiffusionGenerate", "StyleDiffusionSample",
+                           "SamplerCustomAdvanced"), 220),
+          "StyleDiffusionP2PlusController": 90}
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#a1309b")
 
 
@@ -122,7 +127,7 @@ class Drawing:
         widgets = [options for name, kind, options in specs if widget_of(name, kind, options)]
         sockets = max(len(specs) - len(widgets), len(schema["output"]))
         rows = sum(TEXT_BOX if options.get("multiline") else WIDGET for options in widgets)
-        shown = PREVIEW if schema["output_node"] else 0
+        shown = PREVIEW if schema["output_node"] else GROWTH.get(schema["name"], 0)
         return SOCKET * sockets + FRAME + rows + (FRAME if widgets else 0) + shown
 
 

@@ -110,4 +110,4 @@ def sampled(
         "control": control})["latent"]
     drawing.column("Look", 420)
     decoded = drawing.add("VAEDecode", {"samples": latent, "vae": model["VAE"]})["IMAGE"]
-    drawing.add("SaveImage", {"images": decoded}, 500, filename_prefix=prefix)
+    drawing.add("SaveImage", {"images": decoded}, 820, filename_prefix=prefix)

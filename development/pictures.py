@@ -1,88 +1,163 @@
-"""The pictures command: thumbnails of the example graphs and the README's, from the real page.
+"""The pictures command: everything that the README, the templates and the help pages show.
 
-Needs Playwright (pip install playwright) and a Chromium or Chrome on the PATH.
+Every example graph that needs no download is run in the real page and photographed with its
+results: thumbnails beside the graphs, docs/, and one picture a node in web/docs/images.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import shutil
 import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from . import browser
+from .demo import write_demo
 from .environment import ensure
 from .examples import EXAMPLES, FOLDER
 from .places import ROOT
-from .server import Server
+from .server import Server, checked
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SIZE, WIDTH = {"width": 1900, "height": 1100}, 1000
-READY = """() => window.app?.graph && window.LiteGraph
-    ?.registered_node_types['StyleDiffusionSample']"""
-ONLY_THE_GRAPH = """body * { visibility: hidden !important }
-    #graph-canvas, .dom-widget, .dom-widget * { visibility: visible !important }"""
-FIT = """() => {
-    const boxes = app.graph._groups.map(g => [...g.pos, g.pos[0] + g.size[0], g.pos[1] + g.size[1]])
-    const [left, top] = [0, 1].map(i => Math.min(...boxes.map(b => b[i])) - 10)
-    const [right, bottom] = [2, 3].map(i => Math.max(...boxes.map(b => b[i])) + 10)
+SIZE = {"width": 2600, "height": 1700}
+DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
+SHEETS = {"heatmaps": "StyleDiffusionHeatmaps", "tau_sweep": "StyleDiffusionTauSweep"}
+THUMBNAIL, GRAPH_WIDTH, NODE_SCALE, NODE_BYTES = 1000, 1800, 1.5, 40_000
+SETTLING_MS, RUN_SECONDS = 1500, 900.0
+SETTINGS = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.CanvasInfo": False}
+ONLY_THE_GRAPH = """.photographed * { visibility: hidden !important }
+    .photographed :is(#graph-canvas, .dom-widget, .dom-widget *) { visibility: visible !important }
+    .photographed .dom-widget [style*="visibility: hidden"] { visibility: hidden !important }"""
+# What a view shows, given the part of the canvas; the part of the page that then holds it.
+LOOK = """([left, top, right, bottom, scale]) => {
     for (const node of app.graph._nodes) node.has_errors = false
-    const view = app.canvas.ds
-    view.scale = Math.min(1800 / (right - left), 1000 / (bottom - top))
-    view.offset = [60 / view.scale - left, 60 / view.scale - top]
+    app.canvas.deselectAll()
+    app.canvas.ds.scale = scale
+    app.canvas.ds.offset = [60 / scale - left, 60 / scale - top]
     app.canvas.setDirty(true, true)
     const canvas = app.canvas.canvas.getBoundingClientRect()
-    return {x: 60 + canvas.x, y: 60 + canvas.y, width: (right - left) * view.scale,
-            height: (bottom - top) * view.scale}
+    return {x: 60 + canvas.x, y: 60 + canvas.y, width: (right - left) * scale,
+            height: (bottom - top) * scale}
 }"""
-SETTLING_MS = 1500
+BOUNDS = """() => app.graph._groups.map(g => g._bounding ?? [...g.pos, ...g.size])
+    .concat(app.graph._nodes.map(n => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]))
+    .map(box => [box[0], box[1], box[0] + box[2], box[1] + box[3]])"""
+OURS = """() => app.graph._nodes.filter(n => n.type.startsWith('StyleDiffusion'))
+    .map(n => [n.type, [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]])"""
+ALONE = """kind => {
+    app.graph.clear()
+    app.graph.add(LiteGraph.createNode(kind))
+}"""
 
 
 def main() -> int:
-    """Draw every graph in the page; the exit code is 1 where there is no browser."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None or importlib.util.find_spec("playwright") is None:
-        print("This needs Chromium and, in this Python, Playwright: "
-              f"{sys.executable} -m pip install playwright", file=sys.stderr)
+    """Make all pictures; the exit code is 1 where there is no browser."""
+    if lacking := browser.missing():
+        print(f"This needs a browser and Playwright: {lacking}", file=sys.stderr)
         return 1
     from playwright.sync_api import sync_playwright
 
     found = ensure()
+    base = found.base_directory("pictures")
+    shutil.rmtree(base / "output")  # a graph opens what another has saved, by its first name
+    browser.new_user(base, SETTINGS)
+    base = found.base_directory("pictures")
+    shutil.copyfile(found.host / "input" / "example.png", base / "input" / "example.png")
+    NODES.mkdir(exist_ok=True)
     with (
-        Server(found.python, found.host, found.base_directory("pictures")) as server,
+        Server(found.python, found.host, base) as server,
         sync_playwright() as playwright,
     ):
-        page = playwright.chromium.launch(
-            executable_path=browser, args=["--no-sandbox"]).new_page(viewport=SIZE)
-        page.goto(server.url)
-        page.wait_for_function(READY)
-        page.wait_for_timeout(SETTLING_MS)
+        page = browser.launched(playwright).new_page(viewport=SIZE)
+        browser.opened(page, server.url)
+        page.add_style_tag(content=ONLY_THE_GRAPH)
+        shown: set[str] = set()
         for name in EXAMPLES:
-            keep(name, screenshot(page, name))
             print(name, flush=True)
+            photograph_graph(page, server, name, shown)
+        for kind in sorted(path.stem for path in NODES.parent.glob("*.md")):
+            if kind not in shown:
+                page.evaluate(ALONE, kind)
+                photograph_nodes(page, shown)
+        page.close()
+        demo(server)
     return 0
 
 
-def screenshot(page: Any, name: str) -> Image.Image:
-    """A graph as the page shows it, without the page around it."""
+def demo(server: Server) -> None:
+    """docs/demo.png, which `dev.py demo` makes as well."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo(server, Path(folder), time.monotonic())
+        shutil.copyfile(Path(folder) / "demo.png", DOCS / "demo.png")
+
+
+def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> None:
+    """The thumbnail of a graph, what it gives and pictures of its nodes that are not yet shown."""
     graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    page.evaluate("graph => window.app.loadGraphData(graph, true, true)", graph)
+    page.evaluate("graph => app.loadGraphData(graph, true, true)", graph)
     page.wait_for_timeout(SETTLING_MS)
-    page.add_style_tag(content=ONLY_THE_GRAPH)
-    box = page.evaluate(FIT)
-    page.wait_for_timeout(SETTLING_MS)
-    return Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")
-
-
-def keep(name: str, image: Image.Image) -> None:
-    """The thumbnail beside the graph; the demo's is the README's picture as well."""
-    small = image.resize((WIDTH, round(image.height * WIDTH / image.width)))
+    if not name.startswith("photo"):
+        images = run(page, server)
+        sheets = [node["id"] for node in graph["nodes"] if node["type"] == SHEETS.get(name)]
+        for node_id in sheets[:1]:
+            (DOCS / f"{name}.png").write_bytes(images[str(node_id)][0])
+    boxes = page.evaluate(BOUNDS)
+    left, top = (min(box[i] for box in boxes) - 10 for i in (0, 1))
+    right, bottom = (max(box[i] for box in boxes) + 10 for i in (2, 3))
+    scale = min(GRAPH_WIDTH / (right - left), (SIZE["height"] - 150) / (bottom - top))
+    image = view(page, (left, top, right, bottom), scale)
+    small = image.resize((THUMBNAIL, round(image.height * THUMBNAIL / image.width)))
     small.save(FOLDER / f"{name}.jpg", quality=85)
     if name == "demo_edit":
-        image.save(ROOT / "docs" / "graph.jpg", quality=88)
+        image.save(DOCS / "graph.jpg", quality=88)
+    photograph_nodes(page, shown)
+
+
+def run(page: Any, server: Server) -> dict[str, list[bytes]]:
+    """Press Run, wait for the end, and return the pictures by node id."""
+    before = set(server.get_json("/history"))
+    page.get_by_test_id("queue-button").click()
+    end = time.monotonic() + RUN_SECONDS
+    while not (ended := set(server.get_json("/history")) - before):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the run took more than {RUN_SECONDS:.0f} s")
+        page.wait_for_timeout(200)
+    page.wait_for_timeout(SETTLING_MS)
+    return server.images(checked(server.get_json(f"/history/{(key := ended.pop())}")[key]))
+
+
+def photograph_nodes(page: Any, shown: set[str]) -> None:
+    """One picture for every node of the pack in this graph that has none yet."""
+    for kind, (left, top, right, bottom) in page.evaluate(OURS):
+        if kind not in shown:
+            shown.add(kind)
+            image = view(page, (left - 6, top - 6, right + 6, bottom + 6), NODE_SCALE)
+            (NODES / f"{kind}.jpg").write_bytes(small_jpeg(image))
+
+
+def view(page: Any, box: tuple[float, float, float, float], scale: float) -> Image.Image:
+    """A part of the canvas without the page around it."""
+    page.evaluate("() => document.body.classList.add('photographed')")
+    clip = page.evaluate(LOOK, [*box, scale])
+    page.wait_for_timeout(SETTLING_MS)
+    taken = page.screenshot(clip=clip)
+    page.evaluate("() => document.body.classList.remove('photographed')")
+    return Image.open(io.BytesIO(taken)).convert("RGB")
+
+
+def small_jpeg(image: Image.Image) -> bytes:
+    """A JPEG that a help page loads at once."""
+    for quality in range(90, 20, -5):
+        written = io.BytesIO()
+        image.save(written, "JPEG", quality=quality, optimize=True)
+        if written.tell() <= NODE_BYTES:
+            break
+    return written.getvalue()
 
 
 if __name__ == "__main__":
