@@ -19,8 +19,14 @@ Interrupted = comfy.model_management.InterruptProcessingException
 
 
 def alive(*kinds: type) -> list[str]:
+    """What other tests keep is there before and after, so compare."""
     gc.collect()
-    return [type(found).__name__ for found in gc.get_objects() if type(found) in kinds]
+    return sorted(type(found).__name__ for found in gc.get_objects() if type(found) in kinds)
+
+
+def in_graphs() -> int:
+    gc.collect()
+    return sum(type(t) is torch.Tensor and t.requires_grad for t in gc.get_objects())
 
 
 def interrupt(*_: Any) -> None:
@@ -80,15 +86,16 @@ def broken_off(parts: guider.SamplingParts, then: Any, error: type[BaseException
 def test_a_sampling_run_that_breaks_off_leaves_nothing_on_model_and_guider(
     name: str, then: Any, error: type[BaseException]
 ) -> None:
+    others = alive(editing.P2PlusRun, heat.WordHeat)
     with torch.inference_mode():
         model = golden.load_unet()
         before, options = sampled(model, name), repr(model.model_options)
-        assert not alive(editing.P2PlusRun, heat.WordHeat), "a finished run is gone"
+        assert alive(editing.P2PlusRun, heat.WordHeat) == others, "a finished run is gone"
         parts = guider.sampling_parts(
             model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5)
     own = repr(parts.guider.model_options)
     broken_off(parts, then, error)
-    assert not alive(editing.P2PlusRun, heat.WordHeat), "the guider, which may be cached, keeps it"
+    assert alive(editing.P2PlusRun, heat.WordHeat) == others, "the guider may be cached"
     assert repr(parts.guider.model_options) == own and repr(model.model_options) == options
     assert not model.patches and not model.object_patches
     assert torch.equal(sampled(model, name), before)
@@ -110,6 +117,8 @@ def trajectory(model: Any) -> artifacts.Trajectory:
 def test_learning_that_breaks_off_ends_within_the_pass_and_leaves_nothing(
     fast: bool, then: Any, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kinds = host_learning.LearningSampler, host_learning.HostLearningModel
+    others, tensors = alive(*kinds), in_graphs()
     with torch.inference_mode():
         model = golden.reloadable_unet()
         way, before, options = trajectory(model), sampled(model, "blend"), repr(model.model_options)
@@ -118,9 +127,7 @@ def test_learning_that_breaks_off_ends_within_the_pass_and_leaves_nothing(
             break_learning_off(model, way, fast, error)
     assert passes[:14] == ["begun", "ended"] * 7
     assert len(passes) <= 16, "no pass begins after the one in which it was asked for"
-    assert not alive(host_learning.LearningSampler, host_learning.HostLearningModel)
-    gc.collect()
-    assert not [t for t in gc.get_objects() if type(t) is torch.Tensor and t.requires_grad]
+    assert alive(*kinds) == others and in_graphs() == tensors
     assert repr(model.model_options) == options
     assert all(p.grad is None and not p.requires_grad for p in model.model.parameters())
     assert torch.equal(sampled(model, "blend"), before)
