@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from .subgraphs import PRIMITIVE, unpacked
 from .widgets import extra_entries, nested_input, widgets_of
 
 NOTES = ("Note", "MarkdownNote")
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
+REROUTE = "Reroute"
 MUTED, BYPASSED = 2, 4
 
 Prompt = dict[str, dict[str, Any]]
@@ -21,7 +22,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
     """Convert a saved graph to an API prompt, by the host's /object_info, as the page would.
 
     Muted nodes are left out, bypassed ones and reroutes are led around, a primitive's value goes
-    to the widgets it feeds. Subgraphs are not known; {a|b} choices in texts are left as they are.
+    to the widgets it feeds, subgraphs are unpacked. {a|b} choices in texts are left as they are.
     """
     return _Conversion(workflow, object_info).prompt()
 
@@ -35,11 +36,9 @@ class _Conversion:
                 "Not a graph of format 0.4: save it with the page's File > Save, not File > Export"
                 " (API)."
             )
-        self.info = object_info
+        self.info, workflow = object_info, unpacked(workflow)
         self.nodes: dict[int, dict[str, Any]] = {node["id"]: node for node in workflow["nodes"]}
         self.links: dict[int, list[Any]] = {link[0]: link for link in workflow["links"]}
-        definitions = workflow.get("definitions") or {}
-        self.subgraphs = {found["id"] for found in definitions.get("subgraphs") or []}
 
     def prompt(self) -> Prompt:
         return {
@@ -87,10 +86,6 @@ class _Conversion:
         return found
 
     def _schema(self, node: dict[str, Any]) -> dict[str, Any]:
-        if node["type"] in self.subgraphs:
-            raise GraphError(
-                f"{self._name(node)} is a subgraph: unpack it in ComfyUI and save again."
-            )
         schema: dict[str, Any] | None = self.info.get(node["type"])
         if schema is None:
             raise GraphError(

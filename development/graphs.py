@@ -1,16 +1,17 @@
-"""The graphs command: draws every example graph anew from the host's node definitions."""
+"""The graphs command: draws example graphs and blocks anew from the host's node definitions."""
 
 from __future__ import annotations
 
-from . import environment, examples
+from . import blocks, environment, examples
 from .server import Server
 
 
 def main() -> None:
-    """Write workflows/*.json."""
+    """Write workflows/*.json and subgraphs/*.json."""
     found = environment.ensure()
     with Server(found.python, found.host, found.base_directory("graphs")) as server:
-        for path in examples.written(server.object_info()):
+        for path in (*examples.written(server.object_info()),
+                     *blocks.written(server.object_info())):
             print(path.name)
 
 

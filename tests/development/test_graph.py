@@ -242,13 +242,6 @@ def test_unknown_but_muted_node_is_no_error() -> None:
     assert to_prompt(graph([node(9, "Gone", mode=2)]), OBJECT_INFO) == {}
 
 
-def test_subgraph_is_refused() -> None:
-    saved = graph([node(1, "5f3c", title="Block")])
-    saved["definitions"] = {"subgraphs": [{"id": "5f3c"}]}
-    with pytest.raises(GraphError, match=r"Node 1 'Block' \(5f3c\) is a subgraph"):
-        to_prompt(saved, OBJECT_INFO)
-
-
 def test_input_that_decides_about_others_is_refused() -> None:
     info = {"Dynamic": {"input": {"required": {"mode": ["COMFY_DYNAMICCOMBO_V3", {}]}}}}
     with pytest.raises(GraphError, match=r"Node 1 'Dynamic' \(Dynamic\) has an input 'mode'"):

@@ -113,7 +113,7 @@ def test_the_archive_has_all_that_is_needed_and_no_other_code(shipped: set[str])
         for paths in (modules, needed_data(modules)))
     assert "demo/weights.safetensors" in data
     served = {name for name in archive.listed("--exclude-standard") if name.startswith(SERVED)}
-    assert "web/docs/StyleDiffusionSample.md" in served
+    assert {"web/docs/StyleDiffusionSample.md", "subgraphs/StyleDiffusion edit.json"} <= served
     assert code | data | served | PLAIN <= shipped
     assert {name for name in shipped if name.endswith(".py")} == code
 

@@ -1,0 +1,65 @@
+"""The ready-made block as a person meets it: found by its name, connected, and run by the page."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from development import blocks
+from development.graph import Prompt, to_prompt
+from development.server import Server
+
+if TYPE_CHECKING:
+    from .window import Window
+
+WRITTEN = {"prompt": "a painting of a red car in the snow",
+           "targets": "a painting of a blue car in the snow", "blend_words": "car", "tau_s": 0.3}
+CONNECTED = """written => {
+    const block = app.graph._nodes[0]
+    const kinds = ['StyleDiffusionLoadDemoModel', 'StyleDiffusionDemoScene', 'SaveImage']
+    const [model, scene, save] = kinds.map(kind => LiteGraph.createNode(kind))
+    for (const node of [model, scene, save]) app.graph.add(node)
+    for (const name of ['model', 'clip', 'vae']) {
+        model.connect(model.findOutputSlot(name), block, block.findInputSlot(name))
+    }
+    scene.connect(scene.findOutputSlot('image'), block, block.findInputSlot('image'))
+    block.connect(block.findOutputSlot('edits'), save, save.findInputSlot('images'))
+    for (const [name, value] of Object.entries(written)) {
+        block.widgets.find(widget => widget.name === name).value = value
+    }
+}"""
+
+
+@pytest.fixture
+def dropped(workbench: "Window") -> "Window":
+    """A page with nothing but the block, from the search that a double click opens."""
+    page = workbench.page
+    page.evaluate("() => app.graph.clear()")
+    page.mouse.dblclick(800, 600)
+    workbench.settle()
+    page.keyboard.type(blocks.EDIT)
+    page.get_by_text("Blueprint", exact=True).first.wait_for()
+    page.keyboard.press("Enter")
+    workbench.settle()
+    page.mouse.click(800, 300)
+    workbench.until(lambda: page.evaluate("() => app.graph._nodes.length") == 1)
+    return workbench
+
+
+def inputs(prompt: Prompt) -> dict[str, Any]:
+    return {number: (node["class_type"], node["inputs"]) for number, node in prompt.items()}
+
+
+def test_the_page_runs_a_block_with_what_is_written_on_it(
+    dropped: "Window", server: Server
+) -> None:
+    assert dropped.page.evaluate("() => app.graph._nodes[0].title") == blocks.EDIT
+    dropped.page.evaluate(CONNECTED, WRITTEN)
+    sent = dropped.page.evaluate("async () => (await app.graphToPrompt()).output")
+    by_kind = {node["class_type"]: node["inputs"] for node in sent.values()}
+    assert by_kind["StyleDiffusionDDIMInvert"]["prompt"] == WRITTEN["prompt"]
+    control = by_kind["StyleDiffusionP2PlusController"]
+    assert {name: control[name] for name in ("targets", "blend_words", "tau_s")} == {
+        name: value for name, value in WRITTEN.items() if name != "prompt"}
+    assert control["tau_c"] == 0.6
+    assert inputs(to_prompt(dropped.graph(), server.object_info())) == inputs(sent)
+    dropped.said_nothing()
