@@ -19,7 +19,8 @@ usage: python3 dev.py COMMAND [arguments]
                         --only picks a part), or what the pack adds to the host's start
   graphs                draw the example graphs of workflows/ anew from the node definitions
   locales               write the page's English texts (locales/en) anew from the node definitions
-  pictures              take the graphs' thumbnails from the real page (needs Chromium, Playwright)
+  pictures              run the example graphs in the real page and take all pictures of the README,
+                        the templates and the help pages (minutes; needs Chromium or Chrome)
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 

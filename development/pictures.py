@@ -27,7 +27,8 @@ from .server import Server, checked
 SIZE = {"width": 2600, "height": 1700}
 DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
 SHEETS = {"heatmaps": "StyleDiffusionHeatmaps", "tau_sweep": "StyleDiffusionTauSweep"}
-THUMBNAIL, GRAPH_WIDTH, NODE_SCALE, NODE_BYTES = 1000, 1800, 1.5, 40_000
+THUMBNAIL, GRAPH_WIDTH, NODE_SCALE = 1000, 1800, 1.5
+NODE_SIDE, NODE_BYTES = 900, 40_000
 SETTLING_MS, RUN_SECONDS = 1500, 900.0
 SETTINGS = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.CanvasInfo": False}
 ONLY_THE_GRAPH = """.photographed * { visibility: hidden !important }
@@ -120,6 +121,7 @@ def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> N
 
 def run(page: Any, server: Server) -> dict[str, list[bytes]]:
     """Press Run, wait for the end, and return the pictures by node id."""
+    server.forget()  # or nodes that another graph has run would show no previews
     before = set(server.get_json("/history"))
     page.get_by_test_id("queue-button").click()
     end = time.monotonic() + RUN_SECONDS
@@ -152,6 +154,7 @@ def view(page: Any, box: tuple[float, float, float, float], scale: float) -> Ima
 
 def small_jpeg(image: Image.Image) -> bytes:
     """A JPEG that a help page loads at once."""
+    image.thumbnail((NODE_SIDE, NODE_SIDE))
     for quality in range(90, 20, -5):
         written = io.BytesIO()
         image.save(written, "JPEG", quality=quality, optimize=True)

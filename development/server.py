@@ -171,6 +171,10 @@ class Server:
         """Interrupt the running prompt, or this one only."""
         self._post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
+    def forget(self) -> None:
+        """Make the next prompt run every node again."""
+        self._post("/free", {"unload_models": False, "free_memory": True})
+
     def images(self, entry: dict[str, Any]) -> dict[str, list[bytes]]:
         """The image files a finished prompt has saved or shown, by node id."""
         found: dict[str, list[bytes]] = {}
