@@ -45,15 +45,27 @@ def with_replacements(
     A replacement that stood there before is chained: ours + (previous - plain).
     """
     options = comfy.model_patcher.create_model_options_clone(model_options)
-    placed = options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
     for layer in layers:
-        previous = placed.get((layer.block, layer.number, layer.index),
-                              placed.get((layer.block, layer.number)))
+        previous = _occupant(model_options, layer)
         replacement = make(layer) if previous is None else _chained(make(layer), previous)
         options = comfy.model_patcher.set_model_options_patch_replace(
             options, replacement, "attn2", layer.block, layer.number, layer.index
         )
     return options
+
+
+def occupied(
+    model_options: dict[str, Any], layers: tuple[AttentionLayer, ...]
+) -> tuple[AttentionLayer, ...]:
+    """The layers whose cross-attention another node has replaced, as an IP-Adapter does."""
+    return tuple(layer for layer in layers if _occupant(model_options, layer) is not None)
+
+
+def _occupant(model_options: dict[str, Any], layer: AttentionLayer) -> AttentionReplacement | None:
+    options = model_options.get("transformer_options", {})
+    placed: dict[Any, AttentionReplacement] = options.get("patches_replace", {}).get("attn2", {})
+    return placed.get((layer.block, layer.number, layer.index),
+                      placed.get((layer.block, layer.number)))
 
 
 def _chained(own: AttentionReplacement, previous: AttentionReplacement) -> AttentionReplacement:

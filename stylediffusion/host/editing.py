@@ -21,6 +21,7 @@ from .attention import (
     ExtraOptions,
     conditional_chunks,
     fused_attention,
+    occupied,
     prompt_patch,
     sampling_step,
     with_patch,
@@ -70,6 +71,7 @@ class P2PlusRun:
         self.crosses, self.keeps_own, self.hears_both = ([False] * steps for _ in range(3))
         self.heat: WordHeat | None = None
         self.masks: Tensor | None = None
+        self.left: tuple[AttentionLayer, ...] = ()
         if control is None:
             return
         self._hold(control, device)
@@ -109,7 +111,9 @@ class P2PlusRun:
         if self.scale is not None or any(self.crosses):
             model_options = with_patch(model_options, "attn2_patch", self.cross_attention)
         read = () if self.heat is None else self.heat.layers
-        replaced = self.layers if any(self.hears_both) else read
+        others = occupied(model_options, self.layers) if any(self.crosses) else ()
+        self.left = tuple(dict.fromkeys((*read, *others)))
+        replaced = self.layers if any(self.hears_both) else self.left
         if replaced:
             model_options = with_replacements(model_options, replaced, self._replacement)
         if self.source is not None or (self.control is not None and self.control.blends):
@@ -165,10 +169,11 @@ class P2PlusRun:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn2_patch: the value embedding, then one attention on mixed values where that is all.
 
-        Layers that local blend reads are left to their replacement, which needs the true queries.
+        Layers that local blend reads, or that another node replaces, are left to our replacement:
+        both need the true queries.
         """
         step = sampling_step(extra)
-        alone = self.crosses[step] and not self.hears_both[step] and not self._is_read(extra)
+        alone = self.crosses[step] and not self.hears_both[step] and not self._is_left(extra)
         query, key, heard = n, context, value.clone()
         if alone:
             query, key = n.clone(), context.clone()
@@ -184,14 +189,15 @@ class P2PlusRun:
         return query, key, heard
 
     def _replacement(self, layer: AttentionLayer) -> AttentionReplacement:
-        """One layer's attention where target rows hear two maps, or where words are watched."""
+        """One layer's attention where target rows hear two maps, or where it is left to us."""
         watched = self.heat is not None and layer in self.heat.layers
+        left = layer in self.left
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             step = sampling_step(extra)
             if watched and self.heat is not None:
                 self.heat.watch(layer, q, k, extra, step)
-            if not self.crosses[step] or not (watched or self.hears_both[step]):
+            if not self.crosses[step] or not (left or self.hears_both[step]):
                 return fused_attention(q, k, v, extra)
             return self._two_attentions(q, k, v, extra, step)
 
@@ -226,11 +232,10 @@ class P2PlusRun:
         heard = value_input(value.float(), self.scale[step], self.shift[step]).to(value.dtype)
         return heard if self.control is None else self.hears.chosen(step, heard, value)
 
-    def _is_read(self, extra: ExtraOptions) -> bool:
-        """Whether local blend reads the layer of this call."""
+    def _is_left(self, extra: ExtraOptions) -> bool:
+        """Whether the layer of this call is left to its replacement."""
         key = (*extra["block"], extra.get("block_index", 0))
-        return self.heat is not None and any(
-            key == (layer.block, layer.number, layer.index) for layer in self.heat.layers)
+        return any(key == (layer.block, layer.number, layer.index) for layer in self.left)
 
 
 def _heard(

@@ -27,9 +27,6 @@ SETTINGS = textbook.Settings(**BASE, threshold=0.8, scale=SCALE, shift=SHIFT)
 LAYERS = [(block, number) for block, count in (("input", 12), ("middle", 1), ("output", 12))
           for number in range(count)]
 every_edit = pytest.mark.parametrize("name", EDITS)
-OPEN = pytest.mark.xfail(strict=True, reason="the adapter hears the source's query in target rows")
-every_edit_but = pytest.mark.parametrize("name", [
-    "refine", *(pytest.param(name, marks=OPEN) for name in ("replace", "blend"))])
 
 
 def picture_tokens(like: torch.Tensor, seed: int) -> torch.Tensor:
@@ -109,7 +106,7 @@ def check(name: str, equip: Callable[[comfy.model_patcher.ModelPatcher], None],
         assert golden.relative(wanted, plain) > 1e-2, "the patch must do something"
 
 
-@every_edit_but
+@every_edit
 def test_an_adapter_in_every_layer_is_heard_with_each_rows_own_query(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +118,7 @@ def test_an_adapter_in_every_layer_is_heard_with_each_rows_own_query(
     check(name, equip)
 
 
-@every_edit_but
+@every_edit
 def test_an_adapter_at_a_single_transformer_block_is_found_too(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
