@@ -14,6 +14,8 @@ from torch import Tensor
 from .ddim import guide, transfer
 from .schedule import Levels
 
+REMEDY = "lower learning_rate, or run the model in bf16 or fp32 (--bf16-unet, --fp32-unet)"
+
 
 @dataclass(frozen=True)
 class LearningSettings:
@@ -215,7 +217,7 @@ def learn(
     """Learn one embedding a step so that guided DDIM sampling from z_N retraces the trajectory.
 
     `latents` VP [N + 1, C, h, w]; `begun` is an earlier run to go on from. Raises
-    FloatingPointError naming the step when a loss is not finite.
+    FloatingPointError naming the step when a loss, or the latent a step reaches, is not finite.
     """
     watch = watch or Watch()
     learnt = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
@@ -232,6 +234,7 @@ def learn(
         latent = learnt.latent.to(latents)
         step = _begin(model, latents, latent, i, levels.steps, settings)
         values, reached, noise = solver.solve(model, levels, step, note)
+        require_finite_latent(reached, i, levels.steps)
         scale, shift = (
             torch.cat([rows, new.detach().cpu()[None]])
             for rows, new in zip((learnt.scale, learnt.shift), values, strict=True))
@@ -269,6 +272,11 @@ def require_finite(loss: InnerLoss, steps: int) -> None:
     if not math.isfinite(loss.total):
         raise FloatingPointError(
             f"the loss is not finite at step {loss.step + 1} of {steps}, inner step "
-            f"{loss.inner + 1}; lower learning_rate, or run the model in bf16 or fp32 "
-            "(--bf16-unet, --fp32-unet)"
-        )
+            f"{loss.inner + 1}; {REMEDY}")
+
+
+def require_finite_latent(latent: Tensor, step: int, steps: int) -> None:
+    """The same where the last update of a step, which no loss has seen, leads nowhere."""
+    if not torch.isfinite(latent).all():
+        raise FloatingPointError(
+            f"the latent is not finite after step {step + 1} of {steps}; {REMEDY}")
