@@ -31,6 +31,9 @@ from .schedule import MAX_STEPS, TRAINING_TIMESTEPS, Levels
 FORMAT = "stylediffusion inversion"
 VERSION = 1
 Plain = (str, int, float, bool, type(None))
+BESIDE_PROMPT = {"pooled_output", "width", "height", "crop_w", "crop_h", "target_width",
+                 "target_height"}
+"""What may stand beside a prompt: the host's sampler obeys other entries, and trusts them."""
 
 
 class FileError(ValueError):
@@ -40,7 +43,7 @@ class FileError(ValueError):
 def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -> None:
     """Write beside and rename, so that a file is whole or not there.
 
-    Raises FileError where the conditioning holds something that is no tensor, number or text.
+    Raises FileError where the conditioning holds more than a prompt.
     """
     tensors = {
         "trajectory.latents": trajectory.latents,
@@ -86,7 +89,7 @@ def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
         content = json.loads(metadata["content"])
         trajectory = _trajectory(content, tensors)
         embedding = _embedding(content, tensors, trajectory) if "embedding" in content else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FileError(
             f"'{path.name}' is damaged or was changed by hand: {error}; save the inversion again"
         ) from error
@@ -112,15 +115,15 @@ def _pack(name: str, conditioning: Conditioning, tensors: dict[str, Tensor]) -> 
         tensors[f"{name}.{i}"] = cross
         plain = {}
         for key, value in extra.items():
-            if isinstance(value, Tensor):
-                tensors[f"{name}.{i}.{key}"] = value
-            elif isinstance(value, Plain):
-                plain[key] = value
-            else:
+            if key not in BESIDE_PROMPT or not isinstance(value, (Tensor, *Plain)):
                 raise FileError(
                     f"the {name} conditioning holds '{key}', a {type(value).__name__}, which "
                     "cannot be saved; invert without it"
                 )
+            if isinstance(value, Tensor):
+                tensors[f"{name}.{i}.{key}"] = value
+            else:
+                plain[key] = value
         packed.append(plain)
     return packed
 
@@ -130,10 +133,14 @@ def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
     conditioning: Conditioning = []
     for i, plain in enumerate(packed):
         start = f"{name}.{i}."
-        _require(all(isinstance(v, Plain) for v in plain.values()), f"{name} holds foreign values")
+        _require(all(_is_plain(v) for v in plain.values()), f"{name} holds foreign values")
         cross = _checked(tensors, f"{name}.{i}", (1, None, None))
-        _require(cross.shape[1] % CHUNK_TOKENS == 0, f"{name} has {cross.shape[1]} tokens")
+        chunks, rest = divmod(cross.shape[1], CHUNK_TOKENS)
+        _require(chunks > 0 and rest == 0, f"{name} has {cross.shape[1]} tokens")
         extra = {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
+        for key in (*plain, *extra):
+            _require(key in BESIDE_PROMPT, f"{start}{key} is no part of a prompt")
+        _require(all(torch.isfinite(v).all() for v in extra.values()), f"{name} is not finite")
         conditioning.append((cross, {**plain, **extra}))
     return conditioning
 
@@ -150,8 +157,11 @@ def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajecto
     _require(falls, "its noise levels do not ascend")
     layers = tuple(AttentionLayer(_text(b), *(_count(n) for n in numbers))
                    for b, *numbers in content["layers"])
+    latents = _checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
+    _require(latents.numel() > 0, "its latents are empty")
+    _require(all(layer.tokens > 0 for layer in layers), "it has a layer without cells")
     return Trajectory(
-        latents=_checked(tensors, "trajectory.latents", (steps + 1, None, None, None)),
+        latents=latents,
         levels=Levels(timesteps, alphas),
         prompt=_text(content["prompt"]),
         negative_prompt=_text(content["negative_prompt"]),
@@ -204,8 +214,13 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    _require(isinstance(value, int) and not isinstance(value, bool), f"{value!r} is no number")
+    counts = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _require(counts, f"{value!r} is no number")
     return int(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Plain) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _require(holds: bool, otherwise: str) -> None:
