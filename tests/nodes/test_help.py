@@ -1,4 +1,4 @@
-"""Help pages quote what the pack says, word for word, so that a person finds a message there."""
+"""Help pages: each shows its node, and quotes what the pack says word for word, to be found."""
 
 import ast
 import re
@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 QUOTED = re.compile(r"\*([^*]+)\*(?=:| or \*| \(a)|(?<= or )\*([^*]+)\*")
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 
 def _texts(source: str) -> Iterator[str]:
@@ -33,7 +35,7 @@ def _quotes(page: str) -> list[str]:
     return [first or second for first, second in QUOTED.findall(failing)]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@every_page
 def test_every_message_a_page_quotes_is_one_the_pack_gives(path: Path) -> None:
     for quote in _quotes(path.read_text(encoding="utf-8")):
         parts = [re.escape(part.strip()) for part in quote.lower().split("...")]
@@ -44,3 +46,11 @@ def test_every_message_a_page_quotes_is_one_the_pack_gives(path: Path) -> None:
 def test_quotes_are_read_from_the_paragraph_about_failing() -> None:
     page = "*Plot*: no.\n\n**If it fails.** *Is ... not*: use *Other*. *Second* or\n*third*: do."
     assert _quotes(page) == ["Is ... not", "Second", "third"]
+
+
+@every_page
+def test_a_page_shows_its_node_and_says_what_the_picture_shows(path: Path) -> None:
+    ((said, link),) = PICTURE.findall(path.read_text(encoding="utf-8"))
+    assert link == f"images/{path.stem}.jpg"
+    assert (path.parent / link).is_file()
+    assert len(said.split()) > 5
