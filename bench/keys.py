@@ -32,7 +32,7 @@ from stylediffusion.host.inverting import invert_latent
 from stylediffusion.host.learning import HostLearningModel
 from stylediffusion.host.model import fingerprint
 from stylediffusion.learning import LearningSettings, Learnt, learn
-from stylediffusion.mapping import SCALE_AND_SHIFT, start_rows, value_input
+from stylediffusion.mapping import SCALE_AND_SHIFT, scale_and_shift, start_rows, value_input
 from stylediffusion.metrics import psnr
 from stylediffusion.solvers import QuasiNewtonSolver, noise_coefficient
 
@@ -96,7 +96,7 @@ def learnt_with(form: str, model: Any, trajectory: Trajectory) -> Learnt:
         host = kind(wrapped, options, trajectory.levels, sigmas, ())
         with torch.enable_grad():
             found.append(learn(host, trajectory.latents.clone(), trajectory.levels,
-                               QuasiNewtonSolver(rows, BUDGET), BUDGET))
+                               QuasiNewtonSolver(rows, scale_and_shift, BUDGET), BUDGET))
 
     model.model.requires_grad_(False)
     positive, negative = (

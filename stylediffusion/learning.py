@@ -22,8 +22,8 @@ class LearningSettings:
     """The constants of the released code, then those of the fast preset.
 
     The evaluations are the most a step may take: the first, those between, the closing ones (a
-    share of all, but no fewer than a number) and the last, whose coefficient is too small to mend
-    anything. `good_enough` is where it stops: losses in units of the conditional noise.
+    share of all, but no fewer than a number) and the last, whose coefficient is so small that it
+    mends little. `good_enough` is where it stops: losses in units of the conditional noise.
     """
 
     guidance: float = 7.5
@@ -36,7 +36,7 @@ class LearningSettings:
     evaluations: int = 16
     first_evaluations: int = 12
     closing_evaluations: int = 9
-    last_evaluations: int = 2
+    last_evaluations: int = 6
     good_enough: float = 3e-2
     good_enough_closing: float = 1e-4
     closing: float = 1 / 6

@@ -1,4 +1,4 @@
-"""How a step's embedding is found: the authors' Adam on M_t, or quasi-Newton on s and b."""
+"""How a step's embedding is found: the authors' Adam on M_t, or quasi-Newton on (s, b) itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .learning import InnerLoss, LearningModel, LearningSettings, LearningStep, Note
-from .mapping import Mapping, scale_and_shift, successor
+from .mapping import Mapping, successor
 from .quasi_newton import Curvature, descend
 from .schedule import Levels
 
@@ -66,14 +66,18 @@ class NetworkSolver:
 
 
 class QuasiNewtonSolver:
-    """L-BFGS on M_t's rows [154 or 77, d] themselves, warm-started with its curvature.
+    """L-BFGS on coordinates of (s, b) themselves, warm-started with its curvature.
 
-    The loss is taken in units of the noise that is learnt, in which levels are alike: with
+    `values` gives (s, b) at a point, differentiably; the first step begins at `start`. The loss is
+    taken in units of the noise that is learnt, in which levels are alike: with
     z' = A z + B (eps_fixed + w (eps_hearing - eps_fixed)) it is divided by (B w)^2.
     """
 
-    def __init__(self, rows: Tensor, settings: LearningSettings) -> None:
-        self.settings, self.rows = settings, rows
+    def __init__(
+        self, start: Tensor, values: Callable[[Tensor], tuple[Tensor, Tensor]],
+        settings: LearningSettings,
+    ) -> None:
+        self.point, self.values, self.settings = start, values, settings
         self.curvature = Curvature()
 
     def solve(
@@ -85,31 +89,31 @@ class QuasiNewtonSolver:
         seen: list[tuple[float, Tensor, Tensor]] = []
 
         def evaluate(point: Tensor) -> tuple[float, Callable[[], Tensor]]:
-            leaf = point.detach().view_as(self.rows).requires_grad_(True)
+            leaf = point.detach().view_as(self.point).requires_grad_(True)
             reached, noise, found = step.evaluate(
-                model, levels, scale_and_shift(leaf), settings.guidance, bool(step.wanted_maps))
+                model, levels, self.values(leaf), settings.guidance, bool(step.wanted_maps))
             parts = step.losses(reached, found, settings.attention_weight)
             note(InnerLoss(i, len(seen), *(float(part.detach()) for part in parts)))
             loss = (parts[0] + parts[1]) / unit**2
             seen.append((float(loss.detach()), reached.detach(), noise.detach()))
             return seen[-1][0], lambda: torch.autograd.grad(loss, leaf)[0].flatten()
 
-        point, _ = descend(evaluate, self.rows.flatten(), self.curvature,
+        point, _ = descend(evaluate, self.point.flatten(), self.curvature,
                            settings.most_evaluations(i, levels.steps, True),
                            settings.good_enough_at(i, levels.steps))
-        self.rows = point.view_as(self.rows)
+        self.point = point.view_as(self.point)
         _, reached, noise = min(seen, key=lambda found: found[0])
-        return scale_and_shift(self.rows), reached, noise
+        return self.values(self.point), reached, noise
 
     def state(self) -> dict[str, Tensor]:
-        """The rows of the last step and what is known of the curvature."""
+        """The last step's point and what is known of the curvature."""
         pairs = {f"{name}.{i}": tensor for i, pair in enumerate(self.curvature.pairs)
                  for name, tensor in zip(("step", "change"), pair, strict=True)}
-        return {"rows": self.rows, **pairs}
+        return {"point": self.point, **pairs}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state`."""
-        self.rows = state["rows"]
+        self.point = state["point"]
         for i in range(len(state) // 2):
             self.curvature.pairs.append((state[f"step.{i}"], state[f"change.{i}"]))
 

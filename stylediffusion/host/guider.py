@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,25 +217,36 @@ def sample_edits(
     model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
     control: Control | None, guidance: float, exact_source: bool = False,
 ) -> dict[str, Any]:
-    """LATENT in host units: row 0 the reconstruction, one more row for each target."""
-    latent, _ = sample_with_masks(model, trajectory, embedding, control, guidance, exact_source)
+    """LATENT in host units: row 0 the reconstruction, one more row for each target.
+
+    For nodes that show a picture of their own: the page would keep a preview in its place.
+    """
+    latent, _ = sample_with_masks(
+        model, trajectory, embedding, control, guidance, exact_source, preview=False)
     return latent
 
 
 def sample_with_masks(
     model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control | None, guidance: float, exact_source: bool = False,
+    control: Control | None, guidance: float, exact_source: bool = False, preview: bool = True,
 ) -> tuple[dict[str, Any], Tensor]:
     """What `sample_edits` gives, and the last blend mask of each target [targets, H, W]."""
     parts = sampling_parts(model, trajectory, embedding, control, guidance, exact_source)
+    follow = latent_preview.prepare_callback if preview else _progress
     samples = parts.guider.sample(
         parts.noise.generate_noise(parts.latent), parts.latent["samples"], parts.sampler,
-        parts.sigmas, callback=latent_preview.prepare_callback(model, trajectory.steps),
+        parts.sigmas, callback=follow(model, trajectory.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=parts.noise.seed,
     )
     samples = samples.to(comfy.model_management.intermediate_device())
     require_finite(samples)
     return {"samples": samples}, shown_masks(model, parts.guider, samples)
+
+
+def _progress(model: ModelPatcher, steps: int) -> Callable[..., None]:
+    """A sampler's callback that moves the node's bar and shows no picture."""
+    bar = comfy.utils.ProgressBar(steps)
+    return lambda step, x0, x, total: bar.update_absolute(step + 1, total)
 
 
 def require_finite(samples: Tensor) -> None:

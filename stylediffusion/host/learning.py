@@ -15,27 +15,16 @@ from torch import Tensor
 from ..artifacts import (
     NULL_TEXT,
     VALUE_EMBEDDING,
-    AttentionLayer,
     Conditioning,
     Trajectory,
     ValueEmbedding,
     supervising_layers,
 )
 from ..learning import InnerLoss, LearningSettings, Learnt, Solver, Watch, learn
-from ..mapping import CHUNK_TOKENS, PLAIN, SCALE_AND_SHIFT, make_mapping, start_rows
-from ..schedule import Levels, vp_to_k
+from ..mapping import CHUNK_TOKENS, PLAIN, SCALE_AND_SHIFT, make_mapping
 from ..solvers import NetworkSolver, QuasiNewtonSolver
+from ..whitening import whitened_values
 from . import memory
-from .attention import (
-    CONDITIONAL,
-    HEARD_BY,
-    MapRecorder,
-    prompt_patch,
-    value_patch,
-    with_differentiable_attention,
-    with_patch,
-    with_replacements,
-)
 from .control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
 from .model import (
     ModelPatcher,
@@ -45,6 +34,7 @@ from .model import (
     warn_if_other,
 )
 from .resuming import RestingPlace, resting_place
+from .unet import HostLearningModel
 from .vision import image_tokens
 
 
@@ -57,70 +47,6 @@ class LearningWishes:
     form: str = SCALE_AND_SHIFT
     seed: int = 0
     kind: str = VALUE_EMBEDDING
-
-
-class HostLearningModel:
-    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
-
-    `kind` is what is learnt; the source prompt or the negative one hears it.
-    """
-
-    def __init__(
-        self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
-        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
-    ) -> None:
-        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
-        self.prompts = guider.conds["positive"], guider.conds["negative"]
-        self.options = with_differentiable_attention(model_options)
-        self.levels, self.sigmas, self.layers = levels, sigmas, layers
-
-    def fixed(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the prompt that hears nothing of what is learnt."""
-        return self._noise(latent, level, 1 - self.branch, self.options)
-
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """eps and maps under the prompt that hears c * s + b."""
-        return self._hearing(self.options, latent, level, scale, shift, maps)
-
-    def weight(self, guidance: float) -> float:
-        """The share of `hearing` in guided noise."""
-        return guidance if self.branch == CONDITIONAL else 1 - guidance
-
-    def keeps(self, latent: Tensor, width: int, maps: bool) -> memory.Estimate:
-        """What a forward pass on a latent [1, C, h, w] keeps for its backward pass."""
-        scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
-
-        def forward(options: dict[str, Any], corner: Tensor) -> Any:
-            return self._hearing(options, corner, len(self.sigmas) - 1, scale, shift, maps)
-
-        return memory.estimate(self.model, forward, self.options, latent)
-
-    def _hearing(
-        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
-        shift: Tensor | None, maps: bool,
-    ) -> tuple[Tensor, list[Tensor]]:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        recorder = MapRecorder()
-        if scale is not None and shift is not None:
-            patch = value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
-                prompt_patch(self.kind, scale[None], shift[None])
-            options = with_patch(options, "attn2_patch", patch)
-        if maps:
-            options = with_replacements(options, self.layers, recorder.replacement)
-        return self._noise(latent, level, self.branch, options), recorder.maps
-
-    def _noise(
-        self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
-    ) -> Tensor:
-        sigma = self.sigmas[level]
-        conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
-        x = vp_to_k(latent, float(sigma))
-        found = comfy.samplers.calc_cond_batch(
-            self.model, conds, x, sigma.expand(len(x)), options)
-        noise: Tensor = (x - found[branch]) / float(sigma)
-        return noise
 
 
 class LearningSampler(comfy.samplers.Sampler):
@@ -145,7 +71,7 @@ class LearningSampler(comfy.samplers.Sampler):
         model = HostLearningModel(
             model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers,
             self.wishes.kind)
-        solver = self._solver(latents.device)
+        solver = self._solver(model, latents)
         settings = self.wishes.settings
         with torch.enable_grad():
             width = self.trajectory.positive[0][0].shape[-1]
@@ -159,13 +85,18 @@ class LearningSampler(comfy.samplers.Sampler):
         memory.report(room, latents.device)
         return latent_image
 
-    def _solver(self, device: torch.device) -> Solver:
-        wishes, tokens = self.wishes, self.image_tokens
+    def _solver(self, model: HostLearningModel, latents: Tensor) -> Solver:
+        wishes, tokens, device = self.wishes, self.image_tokens, latents.device
         null = wishes.kind == NULL_TEXT
         prompt = self.trajectory.negative if null else self.trajectory.positive
         context = prompt[0][0].clone()
         if wishes.fast:
-            return QuasiNewtonSolver(start_rows(wishes.form, context).to(device), wishes.settings)
+            middle = self.trajectory.steps // 2
+            heard = context[0, :CHUNK_TOKENS].to(device, torch.float32)
+            grams = model.grams(latents[middle : middle + 1], middle + 1, heard)
+            return QuasiNewtonSolver(
+                torch.zeros_like(heard), whitened_values(wishes.form, heard, *grams),
+                wishes.settings)
         tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
         mapping = make_mapping(context, tokens, wishes.seed, wishes.form).to(device)
         return NetworkSolver(mapping, tokens, wishes.settings)

@@ -30,7 +30,7 @@ def trajectory(parts: Any) -> artifacts.Trajectory:
 
 def learn(parts: Any, trajectory: Any, fast: bool = False, with_image: bool = True) -> Any:
     """Both losses, two inner steps, from the tokens of a picture where there is one."""
-    settings = learning.LearningSettings(inner_steps=2, evaluations=2, first_evaluations=2)
+    settings = learning.LearningSettings(inner_steps=2, first_evaluations=2, last_evaluations=2)
     tower, image = (parts[2], torch.rand(1, 64, 64, 3)) if with_image else (None, None)
     with torch.inference_mode():
         return host_learning.learn_value_embedding(
@@ -52,7 +52,7 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("fast", "with_image", "rows"), [
-    (True, False, 2 * 77), (False, False, 2 * 77), (False, True, None),
+    (True, False, 77), (False, False, 2 * 77), (False, True, None),
 ], ids=["fast", "free rows", "network"])
 def test_a_backward_pass_reaches_the_parameters_of_m_alone(
     parts: Any, trajectory: Any, fast: bool, with_image: bool, rows: int | None,

@@ -150,7 +150,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy(
         settings)
     if fast:
         solver = solvers.QuasiNewtonSolver(
-            mapping.start_rows(mapping.SCALE_AND_SHIFT, model.context[None]), settings)
+            mapping.start_rows(mapping.SCALE_AND_SHIFT, model.context[None]),
+            mapping.scale_and_shift, settings)
     message = f"not finite at step {step + 1} of {STEPS}, inner step 1; lower learning_rate, or run"
     with pytest.raises(FloatingPointError, match=message):
         learning.learn(model, TRAJECTORY, LEVELS, solver, settings)

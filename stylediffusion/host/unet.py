@@ -1,0 +1,98 @@
+"""The differentiable call of the host's UNet: VP latents in, VP noise out, and maps where asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..artifacts import VALUE_EMBEDDING, AttentionLayer
+from ..mapping import CHUNK_TOKENS
+from ..schedule import Levels, vp_to_k
+from . import memory
+from .attention import (
+    CONDITIONAL,
+    HEARD_BY,
+    MapRecorder,
+    prompt_patch,
+    value_patch,
+    with_differentiable_attention,
+    with_patch,
+    with_replacements,
+)
+from .whitening import TokenGram, channel_gram
+
+
+class HostLearningModel:
+    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
+
+    `kind` is what is learnt; the source prompt or the negative one hears it.
+    """
+
+    def __init__(
+        self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
+        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
+    ) -> None:
+        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
+        self.prompts = guider.conds["positive"], guider.conds["negative"]
+        self.options = with_differentiable_attention(model_options)
+        self.levels, self.sigmas, self.layers = levels, sigmas, layers
+
+    def fixed(self, latent: Tensor, level: int) -> Tensor:
+        """eps under the prompt that hears nothing of what is learnt."""
+        return self._noise(latent, level, 1 - self.branch, self.options)
+
+    def hearing(
+        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """eps and maps under the prompt that hears c * s + b."""
+        return self._hearing(self.options, latent, level, scale, shift, maps)
+
+    def weight(self, guidance: float) -> float:
+        """The share of `hearing` in guided noise."""
+        return guidance if self.branch == CONDITIONAL else 1 - guidance
+
+    def grams(self, latent: Tensor, level: int, context: Tensor) -> tuple[Tensor, Tensor]:
+        """How tokens [77, 77] and channels [d, d] of the value input are heard, by one pass."""
+        seen, unet = TokenGram(), self.model.diffusion_model
+        options = with_replacements(self.options, self.layers, seen.replacement)
+        with torch.no_grad():
+            self._noise(latent, level, self.branch, options)
+        return seen.gram, channel_gram(unet, context.to(self.model.get_dtype_inference()))
+
+    def keeps(self, latent: Tensor, width: int, maps: bool) -> memory.Estimate:
+        """What a forward pass on a latent [1, C, h, w] keeps for its backward pass."""
+        scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
+
+        def forward(options: dict[str, Any], corner: Tensor) -> Any:
+            return self._hearing(options, corner, len(self.sigmas) - 1, scale, shift, maps)
+
+        return memory.estimate(self.model, forward, self.options, latent)
+
+    def _hearing(
+        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
+        shift: Tensor | None, maps: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        recorder = MapRecorder()
+        if scale is not None and shift is not None:
+            patch = value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
+                prompt_patch(self.kind, scale[None], shift[None])
+            options = with_patch(options, "attn2_patch", patch)
+        if maps:
+            options = with_replacements(options, self.layers, recorder.replacement)
+        return self._noise(latent, level, self.branch, options), recorder.maps
+
+    def _noise(
+        self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
+    ) -> Tensor:
+        sigma = self.sigmas[level]
+        conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
+        x = vp_to_k(latent, float(sigma))
+        found = comfy.samplers.calc_cond_batch(
+            self.model, conds, x, sigma.expand(len(x)), options)
+        noise: Tensor = (x - found[branch]) / float(sigma)
+        return noise
