@@ -36,8 +36,8 @@ from stylediffusion.metrics import psnr
 STEPS = 30
 COMPANIONS = {"null_text": NULL_TEXT, "text_embedding": TEXT_EMBEDDING}
 PRESETS = ("default", "exact", "exact_free", "direct", *COMPANIONS)
-WINDOWS = {"tau_v": 0.5, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
-BLEND = (0.45, 0.1)
+WINDOWS = {"tau_v": 0.3, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
+BLEND = (0.2, 0.1, 1)
 
 
 class RowCounter:

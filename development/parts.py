@@ -13,8 +13,8 @@ MODEL, SCENE, INVERT, LEARN, CONTROL, SAMPLE = (
         "LoadDemoModel", "DemoScene", "DDIMInvert", "LearnValueEmbedding", "P2PlusController",
         "Sample"))
 SOURCE = scenes.caption(trials.DEMO.scene)
-TAUS = {"tau_v": 0.5, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
-REGION = {"blend_threshold": 0.45, "blend_start": 0.1}
+TAUS = {"tau_v": 0.3, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
+REGION = {"blend_threshold": 0.2, "blend_start": 0.1, "blend_pooling": 1}
 CHECKPOINT = {
     "name": "v1-5-pruned-emaonly-fp16.safetensors", "directory": "checkpoints",
     "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
