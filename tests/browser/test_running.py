@@ -1,12 +1,14 @@
 """Runs by the page's own buttons: progress, previews, pictures, interrupting, editing again."""
 
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 
-from development import editing
+from development.examples import FOLDER
 from development.server import COLOUR
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE
 
@@ -17,12 +19,14 @@ TROUBLE = re.compile(r"\[(WARNING|ERROR|CRITICAL)\]|\w*Warning:|Traceback")
 SHOWN = "kind => app.graph._nodes.find(node => node.type === kind).imgs?.map(i => i.naturalWidth)"
 
 
-def open_short(window: "Window") -> None:
-    """The demo at five steps, of which nothing has run yet."""
-    graph = editing.load_graph()
+def open_short(window: "Window", name: str = "demo_edit") -> None:
+    """A graph at five steps, of which nothing has run yet."""
+    graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     for node in graph["nodes"]:
         if node["type"] == INVERT:
             node["widgets_values"][1] = 5
+        if node["type"] == "StyleDiffusionTauSweep":
+            node["widgets_values"][1] = node["widgets_values"][3] = "0, 0.6"
     window.server.forget()
     window.open()
     window.load(graph)
@@ -91,6 +95,19 @@ def test_another_word_in_the_targets_runs_only_the_edit_again(window: "Window") 
     window.run()
     assert ran(window) == {CONTROL, SAMPLE, "VAEDecode", "SaveImage"}
     assert window.page.evaluate(SHOWN, "SaveImage") == [128, 128, 128]
+    window.said_nothing()
+
+
+@pytest.mark.parametrize("name, kind, width", [
+    ("tau_sweep", "StyleDiffusionTauSweep", 560), ("heatmaps", "StyleDiffusionHeatmaps", 832)])
+def test_a_node_with_a_sheet_shows_it_and_no_preview_in_its_place(
+    window: "Window", name: str, kind: str, width: int
+) -> None:
+    open_short(window, name)
+    window.run()
+    nodes = [node for node in window.graph()["nodes"] if node["type"] == kind]
+    shown = "id => app.graph.getNodeById(id).imgs.map(image => image.naturalWidth)"
+    assert all(window.page.evaluate(shown, node["id"])[0] >= width for node in nodes)
     window.said_nothing()
 
 
