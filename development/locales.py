@@ -16,7 +16,7 @@ from .places import PACK_NAME, ROOT
 from .server import Server
 
 FOLDER = ROOT / "locales"
-LANGUAGES = ("de", "en", "fr", "ja", "ko", "zh")
+LANGUAGES = ("de", "en", "es", "fr", "ja", "ko", "ru", "zh")
 Texts = dict[str, Any]
 Leaf = tuple[str, ...]
 
