@@ -22,11 +22,12 @@ from stylediffusion.host.sweeping import sample_cells
 from stylediffusion.metrics import psnr
 from stylediffusion.sweep import cells, make_axes
 
-from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
+from .presets import STEPS, Parts, load_parts, picture, wishes_for
 
 SEED, SCENES = "StyleDiffusion taus", 15
 KINDS = ("colour", "object", "place", "style")
 BLENDED = ("colour", "object")
+BLEND = (0.45, 0.1)
 TAU_S, TAU_C, TAU_V = "0, 0.3, 0.6, 0.8", "0.3, 0.6", "0.2, 0.5, 0.8"
 
 
