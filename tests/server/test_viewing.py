@@ -110,7 +110,8 @@ def test_the_report_is_on_the_node_and_true(
     (report,) = entry["outputs"]["sheet"]["text"]
     first, _, ceiling = report.partition(", ceiling (VAE alone) ")
     reached = float(first.removeprefix("reconstruction ").removesuffix(" dB"))
-    assert reached == pytest.approx(psnr(painted[0], source), abs=0.05)
+    # The host's PNG cuts every value down to its level; half a level up is what was painted.
+    assert reached == pytest.approx(psnr(painted[0] + 0.5 / 255, source), abs=0.05)
     assert reached < float(ceiling.removesuffix(" dB")) + 0.5
 
 
