@@ -28,10 +28,14 @@ BLOCK_PATCH = "forward_timestep_embed_patch"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes that one forward pass keeps for its backward pass, with and without checkpoints."""
+    """Bytes that one forward pass keeps for its backward pass, with and without checkpoints.
+
+    `maps` says whether attention maps, which the attention loss needs, are among them.
+    """
 
     whole: int
     checkpointed: int
+    maps: bool = False
 
     def choose(self, free: int) -> bool:
         """Whether checkpoints are needed; raises MemoryError where even they do not make it fit."""
@@ -39,10 +43,11 @@ class Estimate:
             return False
         if self.checkpointed <= free:
             return True
+        without_maps = "set attention_weight to 0, " if self.maps else ""
         raise MemoryError(
             f"learning needs about {self.checkpointed / GIB:.1f} GiB beside the model, and "
-            f"{free / GIB:.1f} GiB are free; use a smaller picture, set attention_weight to 0, "
-            "close other programs, or run the model in half precision (--bf16-unet)"
+            f"{free / GIB:.1f} GiB are free; use a smaller picture, {without_maps}close other "
+            "programs, or run the model in half precision (--bf16-unet)"
         )
 
 
@@ -99,7 +104,7 @@ class BlockCounter:
 
 def estimate(
     model: torch.nn.Module, forward: Callable[[dict[str, Any], Tensor], Any],
-    options: dict[str, Any], latent: Tensor,
+    options: dict[str, Any], latent: Tensor, maps: bool,
 ) -> Estimate:
     """What a forward pass on a latent [1, C, h, w] will keep, from two passes on corners of it.
 
@@ -119,7 +124,7 @@ def estimate(
     cells = latent[0, 0].numel()
     each = (large - small) / max(1, many - few)
     whole, light = ((large + each * (cells - many)) * MARGIN).long().tolist()
-    return Estimate(whole, light)
+    return Estimate(whole, light, maps)
 
 
 def with_checkpoints(options: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .attention import (
     with_patch,
     with_replacements,
 )
+from .foreign import fit_for_autograd
 from .whitening import TokenGram, channel_gram
 
 
@@ -39,6 +40,7 @@ class HostLearningModel:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
         self.prompts = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(model_options)
+        self.fit = fit_for_autograd(model_options)
         self.levels, self.sigmas, self.layers = levels, sigmas, layers
 
     def fixed(self, latent: Tensor, level: int) -> Tensor:
@@ -70,7 +72,7 @@ class HostLearningModel:
         def forward(options: dict[str, Any], corner: Tensor) -> Any:
             return self._hearing(options, corner, len(self.sigmas) - 1, scale, shift, maps)
 
-        return memory.estimate(self.model, forward, self.options, latent)
+        return memory.estimate(self.model, forward, self.options, latent, maps)
 
     def _hearing(
         self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
@@ -92,7 +94,8 @@ class HostLearningModel:
         sigma = self.sigmas[level]
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
         x = vp_to_k(latent, float(sigma))
-        found = comfy.samplers.calc_cond_batch(
-            self.model, conds, x, sigma.expand(len(x)), options)
+        with self.fit:
+            found = comfy.samplers.calc_cond_batch(
+                self.model, conds, x, sigma.expand(len(x)), options)
         noise: Tensor = (x - found[branch]) / float(sigma)
         return noise

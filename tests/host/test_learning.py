@@ -6,8 +6,9 @@ import comfy.model_patcher
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, learning
-from stylediffusion_pack.stylediffusion.host import inverting
+from stylediffusion_pack.stylediffusion.host import foreign, inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.schedule import make_levels
 
@@ -153,6 +154,52 @@ def test_a_patched_model_is_learnt_with_its_patches(load: Any) -> None:
     for own, same, other in zip(found.losses, wanted.losses, plain.losses, strict=True):
         assert own.total == pytest.approx(same.total, rel=1e-4)
         assert own.total != pytest.approx(other.total, rel=1e-2)
+
+
+class Adapter:
+    """An IP-Adapter in little: a module of its own and tokens beside the prompt's, in layers."""
+
+    def __init__(self, inference: bool) -> None:
+        with torch.inference_mode(inference):
+            generator = torch.Generator().manual_seed(6)
+            self.tokens = torch.randn(1, 4, 16, generator=generator)
+            self.weights = {width: torch.randn(width, 16, generator=generator) / 4
+                            for width in (32, 64)}
+            self.mask = torch.tensor(0.5)
+
+    def __call__(self, q: Any, k: Any, v: Any, extra: Any) -> torch.Tensor:
+        heard = torch.nn.functional.linear(self.tokens, self.weights[q.shape[-1]])
+        heard = heard.expand(len(q), -1, -1)
+        return (fused_attention(q, k, v, extra)
+                + self.mask * fused_attention(q, heard, heard, extra))
+
+
+@pytest.mark.parametrize("load", [golden.reloadable_unet, golden.load_unet])
+def test_what_another_nodes_patch_holds_may_be_inference_tensors(load: Any) -> None:
+    def run(adapter: Adapter | None) -> artifacts.ValueEmbedding:
+        with torch.inference_mode():
+            model = load()
+            for block, number in (("input", 1), ("middle", 0), ("output", 3)):
+                if adapter is not None:
+                    model.set_model_attn2_replace(adapter, block, number)
+            return small_run(model)
+
+    found, wanted, plain = run(Adapter(True)), run(Adapter(False)), run(None)
+    assert found.losses == wanted.losses
+    assert torch.equal(found.shift, wanted.shift)
+    assert found.losses[0].total != pytest.approx(plain.losses[0].total, rel=1e-3)
+
+
+def test_without_other_nodes_patches_no_operation_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(foreign, "NormalTensors")
+    with torch.inference_mode():
+        small_run(golden.reloadable_unet(), inner_steps=1)
+        patched = golden.reloadable_unet()
+        patched.set_model_attn2_patch(lambda n, context, value, extra: (n, context, value))
+        with pytest.raises(NameError, match="NormalTensors"):
+            small_run(patched, inner_steps=1)
 
 
 def test_a_partly_loaded_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Memory: the estimate meets what autograd keeps, checkpoints change nothing but memory."""
 
 import gc
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,8 +110,25 @@ def test_memory_that_does_not_suffice_is_an_error_with_the_numbers_and_the_remed
     estimate = memory.Estimate(whole=8 * GIB, checkpointed=5 * GIB)
     assert estimate.choose(9 * GIB) is False
     assert estimate.choose(6 * GIB) is True
-    with pytest.raises(MemoryError, match="about 5.0 GiB beside the model, and 3.0 GiB are free"):
+    with pytest.raises(MemoryError, match="about 5.0 GiB beside the model, and 3.0 GiB are free; "
+                       "use a smaller picture, close other programs, or run"):
         estimate.choose(3 * GIB)
+    with pytest.raises(MemoryError, match="use a smaller picture, set attention_weight to 0, clo"):
+        replace(estimate, maps=True).choose(3 * GIB)
+
+
+def test_one_line_of_the_log_has_the_estimate_the_choice_and_the_peak(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "stylediffusion"), torch.inference_mode():
+        learn(golden.reloadable_unet(), 16, 16)
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("learning:")]
+    numbers = re.fullmatch(
+        r"learning: ([\d.]+) GiB estimated beside the model \(([\d.]+) with checkpoints\), "
+        r"([\d.]+) GiB free, checkpoints off, peak of the process ([\d.]+) GiB", line)
+    assert numbers, line
+    whole, light, free, peak = map(float, numbers.groups())
+    assert 0 < light <= whole < peak < 100 and whole < free
 
 
 def test_a_second_copy_that_does_not_fit_is_an_error_before_anything_starts(

@@ -1,0 +1,44 @@
+"""What other nodes brought to a MODEL, made fit for autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+PLACES = ("patches", "patches_replace", "wrappers")
+
+
+class NormalTensors(TorchFunctionMode):
+    """While active, every operation gets copies of inference tensors, which autograd refuses."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Called by PyTorch in the operation's place."""
+        args, kwargs = tree_map_only(Tensor, _normal, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def fit_for_autograd(model_options: dict[str, Any]) -> AbstractContextManager[Any]:
+    """The context in which a MODEL with these options can be differentiated.
+
+    What another node's patches hold, such as an IP-Adapter's weights and masks, are inference
+    tensors. Looking at every operation costs time, so it is done only where there are patches.
+    """
+    held = [model_options.get("transformer_options", {}).get(place) for place in PLACES]
+    patched = "model_function_wrapper" in model_options or any(_filled(place) for place in held)
+    return NormalTensors() if patched else nullcontext()
+
+
+def _filled(held: Any) -> bool:
+    return any(map(_filled, held.values())) if isinstance(held, dict) else bool(held)
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
