@@ -17,7 +17,8 @@ usage: python3 dev.py COMMAND [arguments]
   bench learn|edit|start [--json FILE]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), or what the pack adds to the host's start
-  graphs                draw the example graphs of workflows/ anew from the node definitions
+  graphs                draw the example graphs of workflows/ and the blocks of subgraphs/ anew from
+                        the node definitions
   locales               write the page's English texts (locales/en) anew from the node definitions
   pictures              run the example graphs in the real page and take all pictures of the README,
                         the templates and the help pages (minutes; needs Chromium or Chrome)

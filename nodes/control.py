@@ -67,8 +67,8 @@ class P2PlusController(io.ComfyNode):
                                "strongly a place must look at the words, as a share of the "
                                "strongest. Raise it for a smaller region."),
                 io.Float.Input("blend_start", default=0.2, min=0.0, max=1.0, step=0.05,
-                               optional=True, advanced=True, tooltip="With blend_words: the share "
-                               "of the steps after which the region is kept."),
+                               optional=True, advanced=True, tooltip="With blend_words or a "
+                               "mask: the share of the steps after which the region is kept."),
                 io.Int.Input("blend_pooling", default=3, min=1, max=15, step=2, optional=True,
                              advanced=True, tooltip="With blend_words: how many cells of the "
                              "attention map a word's place spreads over. 1 keeps to the word; an "

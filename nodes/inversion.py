@@ -92,7 +92,7 @@ class LearnValueEmbedding(io.ComfyNode):
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="exact only, with an "
                                     "image: the paper's mapping network learns from its tokens. "
-                                    "Without both, scale and shift are learnt directly."),
+                                    "Without either, scale and shift are learnt directly."),
                 io.Image.Input("image", optional=True, tooltip="The picture that was inverted, for "
                                "clip_vision to look at."),
                 io.Combo.Input("preset", options=["fast", "exact"], default="fast",
