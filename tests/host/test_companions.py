@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, files, schedule
@@ -21,14 +19,6 @@ from tests import golden
 from tests.edits import sampled, trajectory_through
 
 every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
-
-
-@pytest.fixture(autouse=True)
-def user_folder(tmp_path: Path) -> Iterator[Path]:
-    before = folder_paths.get_user_directory()
-    folder_paths.set_user_directory(str(tmp_path))
-    yield tmp_path / "stylediffusion"
-    folder_paths.set_user_directory(before)
 
 
 @pytest.fixture(scope="module")

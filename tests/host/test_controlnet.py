@@ -279,28 +279,24 @@ def test_exact_source_and_heatmaps_see_the_control_net(
 
 
 def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
-    model: Any, control_net: Any, trajectory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, control_net: Any, trajectory: Any, user_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = folder_paths.get_user_directory()
-    folder_paths.set_user_directory(str(tmp_path))
     keep = host_learning.HostWatch.keep
 
     def stopping(self: Any, learnt: learning.Learnt) -> None:
         keep(self, learnt)
         raise comfy.model_management.InterruptProcessingException
 
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(host_learning.HostWatch, "keep", stopping)
-            with pytest.raises(comfy.model_management.InterruptProcessingException):
-                learn(model, trajectory)
-        for other in (inverted(model, control_net, hint(42)), inverted(model)):
-            assert {loss.step for loss in learn(model, other).losses} == set(range(STEPS))
-        again = inverted(model, control_net, hint())
-        assert {loss.step for loss in learn(model, again).losses} == set(range(STEPS))
-        assert not list((tmp_path / "stylediffusion").iterdir())
-    finally:
-        folder_paths.set_user_directory(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "keep", stopping)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            learn(model, trajectory)
+    for other in (inverted(model, control_net, hint(42)), inverted(model)):
+        assert {loss.step for loss in learn(model, other).losses} == set(range(STEPS))
+    again = inverted(model, control_net, hint())
+    assert {loss.step for loss in learn(model, again).losses} == set(range(STEPS))
+    assert not list(user_folder.iterdir())
 
 
 def test_hint_strength_and_weights_each_make_another_identity(control_net: Any) -> None:

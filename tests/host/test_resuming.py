@@ -2,12 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, learning
@@ -19,14 +17,6 @@ from stylediffusion_pack.stylediffusion.schedule import make_levels
 from tests import golden
 
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def user_folder(tmp_path: Path) -> Iterator[Path]:
-    before = folder_paths.get_user_directory()
-    folder_paths.set_user_directory(str(tmp_path))
-    yield tmp_path / "stylediffusion"
-    folder_paths.set_user_directory(before)
 
 
 @pytest.fixture(scope="module")
