@@ -32,6 +32,7 @@ from .parts import (
 from .places import ROOT
 
 FOLDER = ROOT / "workflows"
+WHERE_IT_SHOWS = "*blend_words* says where the edit shows: name what changes there, or empty it."
 SAVED = "StyleDiffusion/inversion_00001_.inversion.safetensors [output]"
 
 
@@ -40,9 +41,9 @@ def demo_edit(drawing: Drawing) -> None:
     model, scene = demo_parts(
         drawing, "**Press Run.** The picture is inverted, its value embedding is learnt, and both "
         "edits are painted beside the reconstruction.\n\n**Edit again:** write other lines into "
-        "*targets* and press Run. Inversion and learning are not repeated.\n\n**Your own photo:** "
-        "put *Load Checkpoint* in the place of *Load Demo Model*, *Load Image* in the place of "
-        "*Demo Scene*, and describe the photo in *DDIM Invert*.")
+        "*targets*, name what changes in *blend_words* (or empty it, for a change of the whole "
+        "picture), and press Run. Inversion and learning are not repeated.\n\n**Your own photo:** "
+        "open the template *photo_edit*.")
     trajectory, embedding = learnt(drawing, model, scene["image"])
     control = drawing_edits(drawing, model, trajectory)
     sampled(drawing, model, trajectory, embedding, control, "StyleDiffusion/edit")
@@ -52,9 +53,10 @@ def photo_edit(drawing: Drawing) -> None:
     """A photo of one's own on SD1.5."""
     model, picture = photo_parts(
         drawing, "Choose your photo in *Load Image* and describe it in *DDIM Invert*. Then write "
-        "the edit into *targets*: the same sentence with other words, one edit a line.\n\nThe "
-        "checkpoint is Stable Diffusion 1.5; any SD1.x, SD2.x or SDXL checkpoint does. Learning "
-        "takes a minute or two on a GPU, once for each photo.")
+        "the edit into *targets*: the same sentence with other words, one edit a line. "
+        f"{WHERE_IT_SHOWS}\n\nThe checkpoint is Stable Diffusion 1.5; an SD2.x or SDXL checkpoint "
+        "does too: for SDXL set *megapixels* to 1. Learning takes most of the first run, and is "
+        "done once for each photo.")
     trajectory, embedding = learnt(drawing, model, picture, prompt=PHOTO_PROMPT)
     control = photo_control(drawing, model, trajectory, PHOTO_EDIT)
     sampled(drawing, model, trajectory, embedding, control, "StyleDiffusion/photo")
@@ -64,8 +66,9 @@ def photo_edit_exact(drawing: Drawing) -> None:
     """The same as in the paper: mapping networks on the tokens of CLIP ViT-B/16."""
     model, picture = photo_parts(
         drawing, "As in the paper: mapping networks learn from what CLIP ViT-B/16 sees in your "
-        "photo, by the authors' schedule. It takes several times as long as *photo_edit* and "
-        "brings the photo back as well; use it to compare, or for research.")
+        "photo, by the authors' schedule. It takes several times as long as *photo_edit* and, on "
+        "the demo model, comes no nearer to the picture; use it to compare, or for research.\n\n"
+        f"{WHERE_IT_SHOWS}")
     vision = drawing.add("StyleDiffusionLoadCLIPVision", None, 0, [VISION],
                          clip_name=VISION["name"])
     trajectory, embedding = learnt(
@@ -79,7 +82,7 @@ def photo_edit_lora(drawing: Drawing) -> None:
     """A photo on SD1.5 with a LoRA."""
     loaded, picture = photo_parts(
         drawing, "The LoRA is part of the model from the start: invert, learn and sample with the "
-        "same MODEL. Put the name of a LoRA of yours into *Load LoRA*.")
+        "same MODEL. Put the name of a LoRA of yours into *Load LoRA*.\n\n" + WHERE_IT_SHOWS)
     lora = drawing.add("LoraLoader", {"model": loaded["MODEL"], "clip": loaded["CLIP"]},
                        lora_name=LORA, strength_model=0.8, strength_clip=0.8)
     model = {**loaded, "MODEL": lora["MODEL"], "CLIP": lora["CLIP"]}
@@ -94,7 +97,7 @@ def photo_edit_controlnet(drawing: Drawing) -> None:
         drawing, "Edits keep the edges of your photo: a ControlNet reads them, and inversion, "
         "learning and edits all run under it. Look at the edges, and set the thresholds of *Detect "
         "Edges* so that what may change has few. With any other ControlNet, put what makes its "
-        "hint in the place of *Detect Edges*.")
+        "hint in the place of *Detect Edges*.\n\n" + WHERE_IT_SHOWS)
     drawing.column("ControlNet", 340)
     loaded = drawing.add("ControlNetLoader", None, 0, [CONTROL_NET],
                          control_net_name=CONTROL_NET["name"])

@@ -32,7 +32,9 @@ NODE_SIDE, NODE_BYTES = 900, 40_000
 SETTLING_MS, RUN_SECONDS = 1500, 900.0
 SETTINGS = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.CanvasInfo": False}
 ONLY_THE_GRAPH = """.photographed * { visibility: hidden !important }
-    .photographed :is(#graph-canvas, .dom-widget, .dom-widget *) { visibility: visible !important }
+    .photographed :is([id="graph-canvas"], .dom-widget, .dom-widget *) {
+        visibility: visible !important
+    }
     .photographed .dom-widget [style*="visibility: hidden"] { visibility: hidden !important }"""
 # What a view shows, given the part of the canvas; the part of the page that then holds it.
 LOOK = """([left, top, right, bottom, scale]) => {

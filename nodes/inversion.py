@@ -28,7 +28,7 @@ class DDIMInvert(io.ComfyNode):
             display_name="DDIM Invert",
             category=CATEGORY,
             description="Walks a picture back to the noise it would have come from, under a prompt "
-            "that describes it. The first of the four StyleDiffusion nodes.",
+            "that describes it. Editing a picture of your own starts here.",
             search_aliases=["inversion", "edit real image", "prompt to prompt", "stylediffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model (epsilon or v "
@@ -96,9 +96,9 @@ class LearnValueEmbedding(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="The picture that was inverted, for "
                                "clip_vision to look at."),
                 io.Combo.Input("preset", options=["fast", "exact"], default="fast",
-                               tooltip="fast: a few quasi-Newton updates of scale and shift "
-                               "themselves. exact: the authors' networks, schedule and early "
-                               "stop, and slower."),
+                               tooltip="fast: a few quasi-Newton updates of the value input, "
+                               "kept as a scale and a shift. exact: the authors' networks, "
+                               "schedule and early stop, and slower."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. Higher edits more "
                                "strongly and is harder to learn."),

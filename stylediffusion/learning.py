@@ -14,7 +14,8 @@ from torch import Tensor
 from .ddim import guide, transfer
 from .schedule import Levels
 
-REMEDY = "lower learning_rate, or run the model in bf16 or fp32 (--bf16-unet, --fp32-unet)"
+REMEDY = ("run the model in bf16 or fp32 (--bf16-unet, --fp32-unet), or lower learning_rate (the "
+          "preset fast has none)")
 
 
 @dataclass(frozen=True)
