@@ -22,13 +22,13 @@ from stylediffusion.host.sweeping import sample_cells
 from stylediffusion.metrics import psnr
 from stylediffusion.sweep import cells, make_axes
 
-from .presets import STEPS, Parts, load_parts, picture, wishes_for
+from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
 
 SEED, SCENES = "StyleDiffusion taus", 15
 KINDS = ("colour", "object", "place", "style")
 BLENDED = ("colour", "object")
-BLEND = (0.45, 0.1)
 TAU_S, TAU_C, TAU_V = "0, 0.3, 0.6, 0.8", "0.3, 0.6", "0.2, 0.5, 0.8"
+NODE_DEFAULTS = "tau_s 0.6, tau_c 0.6, tau_v 0.5"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def summary(found: list[tuple[str, str, dict[str, Any]]]) -> dict[str, dict[str,
 
 
 def run(scenes_wanted: int = SCENES) -> dict[str, dict[str, Any]]:
-    """The table, and on the way the five best cells of every kind by the judge, then by dB."""
+    """The table; prints each kind's five best cells by the judge, then dB, and the defaults."""
     parts, found = load_parts(), []
     for i, edits in enumerate(chosen_edits()[:scenes_wanted]):
         found += list(measured(parts, edits))
@@ -125,7 +125,7 @@ def run(scenes_wanted: int = SCENES) -> dict[str, dict[str, Any]]:
     table = summary(found)
     for kind, cells_found in table.items():
         ranked = sorted(cells_found.items(), key=lambda c: (-c[1]["right"], -c[1]["inside_db"]))
-        for label, row in ranked[:5]:
+        for label, row in [*ranked[:5], (NODE_DEFAULTS, cells_found[NODE_DEFAULTS])]:
             print(f"  {kind}: {label}: inside {row['inside_db']} dB, outside {row['outside_db']} "
                   f"dB, right {row['right']} of {row['of']}", flush=True)
     return table
