@@ -168,9 +168,12 @@ def once(values: Tensor, length: int) -> Tensor:
     return F.pad(values, (0, length - values.shape[-1]))
 
 
-def injects_self_attention(tokens: int, factor: float) -> bool:
-    """Layers whose self-attention is injected: factor at least 2, or at most 1,024 tokens."""
-    return factor >= SELF_FACTOR or tokens <= SELF_TOKENS
+def injects_self_attention(tokens: int, width: int, full_width: int) -> bool:
+    """Layers whose self-attention is injected: half the latent's grid or less, or 1,024 tokens.
+
+    Half of an odd width is rounded up, as the UNet does.
+    """
+    return width <= math.ceil(full_width / SELF_FACTOR) or tokens <= SELF_TOKENS
 
 
 def mixed_values(

@@ -91,6 +91,10 @@ class LearningModel(Protocol):
         """The share of `hearing` in guided noise: w of the source prompt, 1 - w of the other."""
         ...
 
+    def gradient_scale(self, latent: Tensor) -> float:
+        """What a loss is multiplied by on its way back to a latent's noise, 1 in fp32."""
+        ...
+
 
 @dataclass(frozen=True)
 class InnerLoss:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .gradients import gradients_of
 from .learning import InnerLoss, LearningModel, LearningSettings, LearningStep, Note
 from .mapping import Mapping, successor
 from .quasi_newton import Curvature, descend
@@ -45,14 +46,16 @@ class NetworkSolver:
     ) -> InnerLoss:
         """Forward, both losses, backward, one update of M."""
         settings = self.settings
-        reached, _, found = step.evaluate(
+        reached, _, maps = step.evaluate(
             model, levels, self.mapping(self.image_tokens), settings.guidance,
             bool(step.wanted_maps))
-        parts = step.losses(reached, found, settings.attention_weight)
+        parts = step.losses(reached, maps, settings.attention_weight)
         loss = InnerLoss(step.index, inner, *(float(part.detach()) for part in parts))
         note(loss)
-        optimizer.zero_grad()
-        (parts[0] + parts[1]).backward()
+        leaves = list(self.mapping.parameters())
+        found = gradients_of(parts[0] + parts[1], leaves, model.gradient_scale(step.latent))
+        for leaf, gradient in zip(leaves, found, strict=True):
+            leaf.grad = gradient
         optimizer.step()
         return loss
 
@@ -96,7 +99,8 @@ class QuasiNewtonSolver:
             note(InnerLoss(i, len(seen), *(float(part.detach()) for part in parts)))
             loss = (parts[0] + parts[1]) / unit**2
             seen.append((float(loss.detach()), reached.detach(), noise.detach()))
-            return seen[-1][0], lambda: torch.autograd.grad(loss, leaf)[0].flatten()
+            scale = model.gradient_scale(step.latent)
+            return seen[-1][0], lambda: gradients_of(loss, [leaf], scale)[0].flatten()
 
         point, _ = descend(evaluate, self.point.flatten(), self.curvature,
                            settings.most_evaluations(i, levels.steps, True),

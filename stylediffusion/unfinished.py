@@ -14,13 +14,18 @@ from .mapping import CHUNK_TOKENS
 
 FORMAT = "stylediffusion learning"
 SOLVER = "solver."
+SAME_START = 1e-2
 
 
-def save(path: Path, learnt: Learnt, key: str) -> None:
-    """Write beside and rename, so that a file is whole or not there; `key` says what was learnt."""
+def save(path: Path, learnt: Learnt, key: str, start: Tensor) -> None:
+    """Write beside and rename, so that a file is whole or not there; `key` says what was learnt.
+
+    `start` is the latent [1, C, h, w] that the first step set out from.
+    """
     losses = [[x.step, x.inner, x.latent, x.attention] for x in learnt.losses]
     tensors = {
         "scale": learnt.scale, "shift": learnt.shift, "latent": learnt.latent,
+        "start": start,
         "losses": torch.tensor(losses, dtype=torch.float64).reshape(-1, 4),
         **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
     }
@@ -30,11 +35,12 @@ def save(path: Path, learnt: Learnt, key: str) -> None:
     beside.replace(path)
 
 
-def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learnt | None:
-    """What `save` wrote under the same key; None for every other file.
+def load(path: Path, key: str, like: dict[str, Tensor], start: Tensor) -> Learnt | None:
+    """What `save` wrote under the same key; None for every other file, or another start.
 
-    `like` is the state of the solver that will go on, `latent` [1, C, h, w] the one it starts
-    from: names and shapes must be theirs.
+    `like` is the state of the solver that will go on: names and shapes must be its. Another start
+    means that the model, or what other nodes add to it, walked the picture another way; a rounding
+    that differs from run to run does not.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -45,7 +51,7 @@ def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learn
     except (SafetensorError, OSError):
         return None
     solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
-    if not _is_whole(tensors) or tensors["latent"].shape != latent.shape or any(
+    if not _is_whole(tensors) or not _same_start(tensors, start) or any(
             name not in solver or solver[name].shape != wanted.shape
             for name, wanted in like.items()):
         return None
@@ -53,9 +59,16 @@ def load(path: Path, key: str, like: dict[str, Tensor], latent: Tensor) -> Learn
     return Learnt(tensors["scale"], tensors["shift"], tensors["latent"], losses, solver)
 
 
+def _same_start(tensors: dict[str, Tensor], start: Tensor) -> bool:
+    if not tensors["latent"].shape == tensors["start"].shape == start.shape:
+        return False
+    off = torch.linalg.vector_norm(tensors["start"] - start.to("cpu", torch.float32))
+    return bool(off <= SAME_START * torch.linalg.vector_norm(tensors["start"]))
+
+
 def _is_whole(tensors: dict[str, Tensor]) -> bool:
     """Whether all parts are there, finite, and of the forms that `save` gives them."""
-    if not {"scale", "shift", "latent", "losses"} <= tensors.keys():
+    if not {"scale", "shift", "latent", "start", "losses"} <= tensors.keys():
         return False
     scale, shift, losses = tensors["scale"], tensors["shift"], tensors["losses"]
     forms = scale.ndim == 3 and scale.shape[1] == CHUNK_TOKENS and scale.shape == shift.shape

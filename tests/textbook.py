@@ -68,7 +68,7 @@ class Controller:
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, extra: Any) -> Tensor:
         maps = self.probabilities(q, k, extra["n_heads"]).clone()
         uncond, cond = maps.chunk(2)
-        factor = extra["original_shape"][-1] / extra["activations_shape"][-1]
+        factor = round(extra["original_shape"][-1] / extra["activations_shape"][-1])
         if factor >= 2 or q.shape[1] <= 1024:
             if self.inside(self.settings.tau_s, self.steps):
                 cond[1:] = cond[:1]

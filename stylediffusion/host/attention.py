@@ -110,8 +110,11 @@ def conditional_chunks(rows: int, extra: ExtraOptions) -> Iterator[tuple[int, sl
 
 
 def sampling_step(extra: ExtraOptions) -> int:
-    """The step being sampled: the nearest of the run's sigmas to the one of this call."""
-    sigmas = extra["sample_sigmas"]
+    """The step being sampled: the one whose sigma is nearest to that of this call.
+
+    The last sigma, where a second-order sampler looks too, belongs to the last step.
+    """
+    sigmas = extra["sample_sigmas"][:-1]
     return int((sigmas - extra["sigmas"][0].to(sigmas)).abs().argmin())
 
 
@@ -186,7 +189,8 @@ def prompt_patch(kind: str, scale: Tensor, shift: Tensor) -> AttentionPatch:
         for chunk, rows in conditional_chunks(len(n), extra):
             if chunk == branch:
                 own = rows if branch == UNCONDITIONAL else slice(rows.start, rows.start + 1)
-                heard = value_input(context[own].float(), scale[step], shift[step])
+                tables = (table[step].to(context.device) for table in (scale, shift))
+                heard = value_input(context[own].float(), *tables)
                 keys[own] = values[own] = heard.to(keys.dtype)
         return n, keys, values
 

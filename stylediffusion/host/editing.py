@@ -42,7 +42,7 @@ class RowWindow:
 
     def chosen(self, step: int, inside: Tensor, outside: Tensor) -> Tensor:
         """Rows [rows, T, d] of `inside` where it holds at a step, else of `outside`."""
-        return torch.where(self.rows[step], inside, outside)
+        return torch.where(self.rows[step].to(inside.device), inside, outside)
 
 
 class P2PlusRun:
@@ -152,8 +152,8 @@ class P2PlusRun:
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn1_patch: inside their windows target rows look with the source's query and key."""
-        factor = extra["original_shape"][-1] / extra["activations_shape"][-1]
-        if not injects_self_attention(n.shape[1], factor):
+        width, full_width = extra["activations_shape"][-1], extra["original_shape"][-1]
+        if not injects_self_attention(n.shape[1], width, full_width):
             return n, context, value
         step = sampling_step(extra)
         query, key = n.clone(), context.clone()
@@ -229,7 +229,8 @@ class P2PlusRun:
         """Row 0 hears c * s + b at every step, target rows their own scaled inside tau_v."""
         if self.scale is None or self.shift is None:
             return value
-        heard = value_input(value.float(), self.scale[step], self.shift[step]).to(value.dtype)
+        scale, shift = (table[step].to(value.device) for table in (self.scale, self.shift))
+        heard = value_input(value.float(), scale, shift).to(value.dtype)
         return heard if self.control is None else self.hears.chosen(step, heard, value)
 
     def _is_left(self, extra: ExtraOptions) -> bool:

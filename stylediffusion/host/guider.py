@@ -284,3 +284,16 @@ def require_matching(
             f"was inverted with '{trajectory.prompt}'; connect the same trajectory to P2Plus "
             "Controller and Sample"
         )
+    require_own_masks(trajectory, control)
+
+
+def require_own_masks(trajectory: Trajectory, control: Control | None) -> None:
+    """Raise ValueError where a painted mask was fitted to a picture of another size."""
+    own = trajectory.latents.shape[-2:]
+    for target in () if control is None else control.targets:
+        if target.mask is not None and target.mask.shape != own:
+            found = " x ".join(map(str, reversed(target.mask.shape)))
+            raise ValueError(
+                f"the control's mask was painted for a latent of {found}, but the trajectory's are "
+                f"{own[1]} x {own[0]}; connect the same trajectory to P2Plus Controller and Sample"
+            )

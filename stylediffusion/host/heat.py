@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifacts import AttentionLayer
@@ -38,6 +39,19 @@ def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> T
         out = fused_attention(q, k, value.flatten(2), extra)
         parts.append(out.unflatten(-1, (heads, width))[..., : part.shape[-1]].float().sum(2))
     return torch.cat(parts, dim=-1)
+
+
+def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
+    """Sums [..., cells] as maps [..., h, w] on a layer's grid.
+
+    Where another node shrinks the activations of some steps, they are interpolated.
+    """
+    own = extra["activations_shape"][-2:]
+    grid = sums.unflatten(-1, own)
+    if tuple(own) == (layer.height, layer.width):
+        return grid
+    fitted = F.interpolate(grid.flatten(0, -3)[None], (layer.height, layer.width), mode="bilinear")
+    return fitted[0].unflatten(0, grid.shape[:-2])
 
 
 class WordHeat:
@@ -70,7 +84,7 @@ class WordHeat:
         for kind, rows in conditional_chunks(len(q), extra):
             if kind == CONDITIONAL:
                 found = self._columns(q[rows], k[rows], extra, step)
-                found = found.unflatten(1, (layer.height, layer.width)).permute(0, 3, 4, 1, 2)
+                found = on_grid(found.permute(0, 2, 3, 1), layer, extra)
                 self.sums = found if self.sums is None else self.sums + found
 
     def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
@@ -123,7 +137,9 @@ class PromptHeat:
             if step in self.steps:
                 for kind, rows in conditional_chunks(len(q), extra):
                     if kind == CONDITIONAL:
-                        self._add(layer, self._columns(q[rows], k[rows], extra, step))
+                        found = self._columns(q[rows], k[rows], extra, step).T
+                        found = on_grid(found, layer, extra)
+                        self.sums = found if self.sums is None else self.sums + found
             return fused_attention(q, k, v, extra)
 
         return attend
@@ -135,7 +151,3 @@ class PromptHeat:
             own = slice(self.row, self.row + 1)
             found = found + column_sums(q[own], k[own], self.own[step : step + 1], extra)
         return found[0]
-
-    def _add(self, layer: AttentionLayer, found: Tensor) -> None:
-        grid = found.unflatten(0, (layer.height, layer.width)).movedim(-1, 0)
-        self.sums = grid if self.sums is None else self.sums + grid

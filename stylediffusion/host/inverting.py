@@ -78,12 +78,24 @@ def require_one_image(latent: dict[str, Any]) -> Tensor:
     return samples
 
 
+def require_own_latent(model: ModelPatcher, samples: Tensor) -> None:
+    """Raise ValueError unless samples [1, C, h, w] have the channels of the model's latents."""
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"the latent has {samples.shape[1]} channels, but the MODEL "
+            f"({type(model.model).__name__}) works on {channels}; encode the picture with the VAE "
+            "of the same checkpoint"
+        )
+
+
 def invert_latent(
     model: ModelPatcher, clip: Any, latent: dict[str, Any], prompt: str, negative_prompt: str,
     steps: int, control_net: ControlBase | None = None,
 ) -> Trajectory:
     """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1."""
     samples = require_one_image(latent)
+    require_own_latent(model, samples)
     if not prompt.strip():
         raise ValueError(
             "the prompt is empty; describe the picture in a few words, since its words are what "

@@ -31,6 +31,7 @@ from .model import (
     differentiable_clone,
     fingerprint,
     require_compatible,
+    warn_if_guided_otherwise,
     warn_if_other,
 )
 from .resuming import RestingPlace, resting_place
@@ -79,7 +80,7 @@ class LearningSampler(comfy.samplers.Sampler):
                 self.patcher, model.keeps(latents[-1:], width, settings.attention_weight > 0))
             if room.checkpoints:
                 model.options = memory.with_checkpoints(model.options)
-            begun = self.watch.place.begun(solver, latents[-1:])
+            begun = self.watch.place.begun(solver)
             self.learnt = learn(
                 model, latents, self.trajectory.levels, solver, settings, self.watch, begun)
         memory.report(room, latents.device)
@@ -175,6 +176,7 @@ def _learn_embedding(
     """A run that was stopped goes on after its last finished step when it is asked for again."""
     require_compatible(model, trajectory)
     warn_if_other(model, trajectory.fingerprint, "the trajectory")
+    warn_if_guided_otherwise(model)
     place = resting_place(trajectory, tokens, fingerprint(model), wishes)
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):

@@ -147,13 +147,16 @@ class Room:
 
 
 def make_room(model: ModelPatcher, found: Estimate) -> Room:
-    """Have the host put other models aside where it must, then choose.
+    """Have the host put other models aside where it must, but none of this one, then choose.
 
-    Raises MemoryError where even checkpoints do not make learning fit.
+    A weight that rests elsewhere would be kept once for every use of it on the way back. Raises
+    MemoryError where even checkpoints do not make learning fit.
     """
     free = comfy.model_management.get_free_memory(model.load_device)
-    if found.whole > free:
-        comfy.model_management.load_models_gpu([model], memory_required=found.whole)
+    resting = model.loaded_size() < model.model_size()
+    if model.load_device.type != "cpu" and (resting or found.whole > free):
+        comfy.model_management.load_models_gpu(
+            [model], memory_required=found.whole, force_full_load=True)
         free = comfy.model_management.get_free_memory(model.load_device)
     return Room(found, int(free), found.choose(int(free)))
 

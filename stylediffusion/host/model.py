@@ -10,11 +10,14 @@ import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..artifacts import Trajectory
 
 log = logging.getLogger("stylediffusion")
 
+GUIDANCE_PATCHES = {"sampler_cfg_function", "sampler_pre_cfg_function",
+                    "sampler_post_cfg_function", "sampler_calc_cond_batch_function"}
 SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 64
 
@@ -36,21 +39,26 @@ def training_alphas(model: ModelPatcher) -> Tensor:
             "discrete timesteps (it is a flow or distilled model), and DDIM inversion is not "
             "defined for it; load an SD1.x, SD2.x or SDXL checkpoint"
         )
-    return 1 / (1 + sampling.sigmas.double().cpu() ** 2)
+    return 1 / (1 + sampling.sigmas.cpu().double() ** 2)  # no fp64 on some devices
 
 
 def fingerprint(model: ModelPatcher) -> str:
     """Sixteen hex digits that tell one set of weights and patches from another.
 
     Hashes sorted weight names and shapes, some elements of some tensors as they were before
-    patching, and patch keys and strengths.
+    patching; and of the patches keys, strengths and the same of their own tensors.
     """
     weights = model.get_key_patches("diffusion_model.")
     digest = hashlib.sha256()
     hash_weights(digest, {name: found[0][0] for name, found in weights.items()})
+    own: dict[str, Tensor] = {}
     for name in sorted(model.patches, key=str):
         strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
         digest.update(f"{name}{strengths}".encode())
+        held = [getattr(patch[1], "weights", patch[1]) for patch in model.patches[name]]
+        own |= {f"{name}.{i}": leaf for i, leaf in enumerate(tree_leaves(held))
+                if isinstance(leaf, Tensor)}
+    hash_weights(digest, own)
     return digest.hexdigest()[:16]
 
 
@@ -90,15 +98,28 @@ def warn_if_other(model: ModelPatcher, made_with: str, what: str) -> None:
         )
 
 
+def warn_if_guided_otherwise(model: ModelPatcher) -> None:
+    """Warn where another node changes how guidance is made, which learning does not follow."""
+    found = sorted(GUIDANCE_PATCHES & model.model_options.keys())
+    if found:
+        log.warning(
+            "another node changes this MODEL's guidance, as RescaleCFG, PAG or SAG do (%s). "
+            "Learning uses plain guidance, so the picture may not come back; connect the MODEL "
+            "from before that node to all StyleDiffusion nodes.", ", ".join(found),
+        )
+
+
 def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
     """A copy of a MODEL whose weights can take part in autograd; call outside inference mode.
 
     What a node receives are inference tensors, weights included. The weights are read again from
     the model's file; where the loader left no way to do that, each weight is copied as it is used.
     """
-    if model.cached_patcher_init is not None:
-        return model.clone(disable_dynamic=True, force_deepcopy=True)
-    clone = model.clone()
+    reloads = model.cached_patcher_init is not None
+    clone = model.clone(disable_dynamic=reloads, force_deepcopy=reloads)
+    clone.remove_additional_models("multigpu")  # the host runs those without gradients
+    if reloads:
+        return clone
     for name, weight in clone.model.named_parameters():
         if weight.is_inference():
             clone.add_weight_wrapper(name, torch.clone)

@@ -25,21 +25,22 @@ ENDING = ".learning.safetensors"
 
 @dataclass(frozen=True)
 class RestingPlace:
-    """The file of one learning run, and the key that says what is learnt in it."""
+    """The file of one learning run, the key that says what is learnt in it, and its start z_N."""
 
     path: Path
     key: str
+    start: Tensor
 
     def keep(self, learnt: Learnt) -> None:
         """Called after every finished step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.save(self.path, learnt, self.key)
+        unfinished.save(self.path, learnt, self.key, self.start)
 
-    def begun(self, solver: Solver, latent: Tensor) -> Learnt | None:
+    def begun(self, solver: Solver) -> Learnt | None:
         """The earlier run to go on from, if there is one."""
         if not self.path.is_file():
             return None
-        learnt = unfinished.load(self.path, self.key, solver.state(), latent)
+        learnt = unfinished.load(self.path, self.key, solver.state(), self.start)
         if learnt is not None:
             log.info("learning goes on after step %d, where it was stopped", learnt.steps)
         return learnt
@@ -67,7 +68,7 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)
     key = digest.hexdigest()
-    return RestingPlace(folder / f"{key[:24]}{ENDING}", key)
+    return RestingPlace(folder / f"{key[:24]}{ENDING}", key, trajectory.noise)
 
 
 def _remove_old(folder: Path) -> None:

@@ -14,13 +14,22 @@ from ..artifacts import Conditioning
 
 
 def encode(clip: Any, prompt: str) -> Conditioning:
-    """CONDITIONING entries of a prompt, as the host's CLIP Text Encode makes them."""
+    """CONDITIONING of a prompt, one entry, as the host's CLIP Text Encode makes it.
+
+    Raises ValueError without a text encoder, and for one whose hooks change with the steps.
+    """
     if clip is None:
         raise ValueError(
             "the CLIP input is None; the checkpoint has no text encoder. Load one that has, or "
             "connect a CLIP loader"
         )
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    entries: Conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    if len(entries) > 1:
+        raise ValueError(
+            f"the CLIP gives {len(entries)} prompts that follow each other, since its hooks are "
+            "scheduled, but an inversion has one; turn schedule_clip off in Set CLIP Hooks"
+        )
+    return entries
 
 
 def tokenize(clip: Any, prompt: str) -> TokenizedPrompt:

@@ -57,6 +57,11 @@ class HostLearningModel:
         """The share of `hearing` in guided noise."""
         return guidance if self.branch == CONDITIONAL else 1 - guidance
 
+    def gradient_scale(self, latent: Tensor) -> float:
+        """A power of two near the number of elements that the latent loss is a mean of, in fp16."""
+        half = self.model.get_dtype_inference() == torch.float16
+        return float(2 ** latent.numel().bit_length()) if half else 1.0
+
     def grams(self, latent: Tensor, level: int, context: Tensor) -> tuple[Tensor, Tensor]:
         """How tokens [77, 77] and channels [d, d] of the value input are heard, by one pass."""
         seen, unet = TokenGram(), self.model.diffusion_model

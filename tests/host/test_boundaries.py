@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import control
@@ -56,3 +57,16 @@ def test_edits_change_where_the_textbooks_do(tau: str) -> None:
                for below, above in zip(wanted[::3], wanted[2::3], strict=True)]
     # At the first step the unconditional rows are still alike, so tau_u changes nothing there.
     assert all(crossed[1:] if tau == "tau_u" else crossed), "a boundary that proves nothing"
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm_2", "dpmpp_2m"])
+def test_another_sampler_may_look_at_the_last_sigma_too(name: str) -> None:
+    with torch.inference_mode():
+        model = golden.load_unet()
+        parts = guider.sampling_parts(
+            model, trajectory_of(model), embedding_of(model), control_of(refined(), BASE), 7.5)
+        start = parts.latent["samples"]
+        found, euler = (parts.guider.sample(
+            torch.zeros_like(start), start, comfy.samplers.sampler_object(sampler), parts.sigmas,
+            disable_pbar=True, seed=0) for sampler in (name, "euler"))
+    assert 0 < golden.relative(found, euler) < 1

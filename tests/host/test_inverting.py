@@ -86,6 +86,12 @@ def test_a_noise_mask_is_an_error_with_a_remedy() -> None:
         inverting.require_one_image(latent(noise_mask=torch.ones(1, 8, 8)))
 
 
+def test_a_latent_of_another_familys_vae_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(ValueError, match="has 16 channels, but the MODEL .* works on 4; encode"):
+        inverting.invert_latent(
+            golden.load_unet(), None, {"samples": torch.zeros(1, 16, 8, 8)}, "a cat", "", 2)
+
+
 def test_an_empty_prompt_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="prompt is empty; describe"):
         inverting.invert_latent(golden.load_unet(), None, latent(), "  ", "", 5)

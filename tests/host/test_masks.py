@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from stylediffusion_pack.stylediffusion import artifacts, blend, control
 from stylediffusion_pack.stylediffusion.host import guider
 
@@ -56,3 +57,20 @@ def test_a_soft_mask_has_what_lies_between() -> None:
 def test_where_nothing_is_blended_the_mask_is_white(edits: control.Control | None) -> None:
     latents, masks = sampled(edits)
     assert masks.shape == (max(1, len(latents) - 1), 128, 192) and (masks == 1).all()
+
+
+def test_a_mask_that_was_painted_for_a_picture_of_another_size_is_an_error_with_both() -> None:
+    with pytest.raises(ValueError, match="for a latent of 24 x 12, .* are 24 x 16; connect"):
+        sampled(blending(replace(PLAIN, mask=PAINTED[:12])))
+
+
+def test_words_are_found_where_another_node_shrinks_the_first_steps() -> None:
+    with torch.inference_mode():
+        model = golden.load_unet()
+        trajectory = trajectory_of(model)
+        shrunk = PatchModelAddDownscale.execute(
+            model, 1, 2.0, 0.0, 0.5, True, "bilinear", "bilinear")[0]
+        edits = replace(blending(WORDS), blend=blend.Blend(threshold=0.97, pooling=1))
+        latent, masks = guider.sample_with_masks(shrunk, trajectory, None, edits, 7.5)
+    assert torch.isfinite(latent["samples"]).all()
+    assert masks.shape == (1, 128, 192) and 0 < masks.mean() < 1

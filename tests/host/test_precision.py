@@ -1,7 +1,9 @@
 """Learning in every precision and by every road to the weights: what it sees is what is sampled."""
 
+import functools
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
@@ -11,6 +13,7 @@ from stylediffusion_pack.stylediffusion import artifacts, learning
 from stylediffusion_pack.stylediffusion.host import inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.unet import HostLearningModel
 from stylediffusion_pack.stylediffusion.schedule import make_levels
 
 from tests import families
@@ -45,10 +48,12 @@ def lora(model: Any) -> dict[str, torch.Tensor]:
     return made
 
 
-def inverted(model: Any) -> artifacts.Trajectory:
+def inverted(
+    model: Any, steps: int = STEPS, height: int = 8, width: int = 16
+) -> artifacts.Trajectory:
     cond, uncond = families.prompts("sd15", 2)
-    levels = make_levels(STEPS, training_alphas(model))
-    latent = 0.5 * torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(8))
+    levels = make_levels(steps, training_alphas(model))
+    latent = 0.5 * torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(8))
     sampler = inverting.run_inversion(model, inverting.to_host(model, latent), cond, levels)
     assert sampler.latents is not None
     return artifacts.Trajectory(
@@ -172,3 +177,54 @@ def test_a_loss_that_overflows_in_half_precision_is_an_error_with_step_and_remed
         with pytest.raises(FloatingPointError, match="not finite at step 1 of 2, inner step 1; "
                            r"run the model in bf16 or fp32 .*, or lower learning_rate"):
             learnt(model, trajectory)
+
+
+def test_another_lora_of_the_same_strength_on_the_same_layers_is_another_fingerprint() -> None:
+    with torch.inference_mode():
+        model = families.load("sd15")
+        made = lora(model)
+        other = {**made, f"diffusion_model.{OUT}.lora_up.weight":
+                 -made[f"diffusion_model.{OUT}.lora_up.weight"]}
+        first, again, second = (
+            fingerprint(comfy.sd.load_lora_for_models(model, None, content, 1.0, 0.0)[0])
+            for content in (made, dict(made), other))
+    assert first == again != second
+
+
+def first_gradient(
+    model: Any, trajectory: artifacts.Trajectory, monkeypatch: pytest.MonkeyPatch
+) -> torch.Tensor:
+    """Of the exact preset's first inner step, over all parameters of M."""
+    seen: list[torch.Tensor] = []
+
+    def watched(self: torch.optim.Adam) -> None:
+        seen.append(torch.cat([leaf.grad.flatten() for leaf in self.param_groups[0]["params"]]))
+        raise comfy.model_management.InterruptProcessingException
+
+    settings = learning.LearningSettings(guidance=1.1, inner_steps=1)
+    wishes = host_learning.LearningWishes(settings, fast=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", watched)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            host_learning.learn_value_embedding(model, trajectory, None, None, wishes)
+    return seen[0]
+
+
+def test_small_gradients_in_half_precision_are_those_of_fp32(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near the end of learning: each of the latent's elements hears little of the mean."""
+    with torch.inference_mode():
+        full, half = families.load("sd15"), families.load("sd15", FP16)
+        for weight, rounded in zip(
+                full.model.parameters(), half.model.parameters(), strict=True):
+            weight.copy_(rounded.float())
+        full.cached_patcher_init = half.cached_patcher_init = None
+        trajectory = inverted(full, steps=20, height=48, width=48)
+        wanted = first_gradient(full, trajectory, monkeypatch)
+        found = first_gradient(half, trajectory, monkeypatch)
+        monkeypatch.setattr(HostLearningModel, "gradient_scale", lambda self, latent: 1.0)
+        unscaled = first_gradient(half, trajectory, monkeypatch)
+    alike = functools.partial(torch.cosine_similarity, wanted, dim=0)
+    assert alike(found) > 0.999
+    assert alike(unscaled) < 0.9, "a gradient that fp16 holds anyway proves nothing"

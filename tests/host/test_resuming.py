@@ -26,6 +26,10 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def trajectory(model: Any) -> artifacts.Trajectory:
+    return inverted_under(model)
+
+
+def inverted_under(model: Any) -> artifacts.Trajectory:
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(8)
         cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
@@ -88,6 +92,24 @@ def test_other_settings_begin_anew_and_leave_the_stopped_run_alone(
     other = learn(model, trajectory, True, seed=1)
     assert {loss.step for loss in other.losses} == set(range(STEPS))
     assert len(list(user_folder.iterdir())) == 1
+
+
+def test_a_run_under_another_nodes_patch_begins_anew(
+    model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, picture and prompts are the same; what the patch does shows in the noise."""
+    patched = model.clone()
+    patched.set_model_attn2_patch(lambda n, context, value, extra: (n, context, 0.5 * value))
+    other = inverted_under(patched)
+    assert other.fingerprint == trajectory.fingerprint
+    assert torch.equal(other.latents[0], trajectory.latents[0])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            learn(model, trajectory, True)
+    assert len(list(user_folder.iterdir())) == 1
+    begun, anew = (learn(patched, way, True) for way in (other, inverted_under(patched)))
+    assert begun.losses == anew.losses and len({loss.step for loss in anew.losses}) == STEPS
 
 
 def test_a_damaged_file_is_not_gone_on_from(

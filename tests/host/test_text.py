@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import comfy.hooks
 import pytest
+import torch
+from comfy_extras.nodes_hooks import SetClipHooks
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion.host import text
 
@@ -54,6 +57,23 @@ def test_a_weighted_word_that_does_not_fit_starts_the_next_chunk(clip: Any) -> N
     prompt = text.tokenize(clip, "a " * 74 + "(brown cat:1.3)")
     places = {word.text: word.positions for word in prompt.words}
     assert places["brown"] == (78,) and places["cat"] == (79,)
+
+
+def test_prompts_that_a_schedule_changes_on_the_way_are_an_error_with_a_remedy() -> None:
+    clip = loading.load_clip()
+    name = next(iter(clip.patcher.model.state_dict()))
+    hooks = comfy.hooks.create_hook_lora({}, 0.0, 1.0)
+    hooks.hooks[0].weights = {name: ("diff", (torch.zeros(()),))}
+    frames = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.5, 0.5)):
+        frames.add(comfy.hooks.HookKeyframe(strength, start))
+    hooks.set_keyframes_on_hooks(frames)
+    with torch.inference_mode():
+        (scheduled,) = SetClipHooks().apply_hooks(clip, True, True, hooks)
+        with pytest.raises(ValueError, match="gives 2 prompts that .* turn schedule_clip off"):
+            text.encode(scheduled, "a brown cat")
+        (steady,) = SetClipHooks().apply_hooks(clip, False, True, hooks)
+        assert len(text.encode(steady, "a brown cat")) == 1
 
 
 def test_a_checkpoint_without_text_encoder_is_an_error_with_a_remedy() -> None:

@@ -48,8 +48,16 @@ def test_floating_point_products_are_rounded_as_written(
 
 
 def test_self_attention_is_injected_by_factor_or_by_size() -> None:
-    assert injects_self_attention(4096, 2) and injects_self_attention(1024, 1)
-    assert not injects_self_attention(1025, 1)
+    assert injects_self_attention(4096, 64, 128) and injects_self_attention(1024, 32, 32)
+    assert not injects_self_attention(1025, 41, 41)
+
+
+@pytest.mark.parametrize("full", range(2, 200))
+def test_every_halved_grid_is_injected_at_odd_widths_too(full: int) -> None:
+    """The UNet halves with a convolution of width 3, padding 1 and stride 2."""
+    half = (full + 2 - 3) // 2 + 1
+    assert injects_self_attention(2000, half, full)
+    assert not injects_self_attention(2000, full, full)
 
 
 def test_mixing_values_equals_editing_maps() -> None:

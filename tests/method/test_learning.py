@@ -39,6 +39,9 @@ class OneLine:
         value = self.context if scale is None or shift is None else self.context * scale + shift
         return self.noise(latent, level, value), [value[:4].softmax(0) * level] if maps else []
 
+    def gradient_scale(self, latent: torch.Tensor) -> float:
+        return 1.0
+
     def weight(self, guidance: float) -> float:
         return guidance
 
