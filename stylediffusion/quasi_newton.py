@@ -59,6 +59,7 @@ def descend(
     if loss <= good_enough:
         return best, loss
     gradient, step, share = slope(), None, 1.0
+    del slope  # with it goes what the forward pass kept for its backward pass
     for _ in range(evaluations - 1):
         if not float(gradient @ gradient):
             break
@@ -70,10 +71,11 @@ def descend(
             if loss <= good_enough:
                 break
             before, gradient = gradient, slope()
+            del slope
             curvature.note(share * step, gradient - before)
             step = None
         else:
-            del slope  # with it goes what the forward pass kept for its backward pass
+            del slope
             down = share * float(gradient @ step)
             share *= min(0.5, max(0.1, -down / (2 * (found - loss - down))))
     return best, loss

@@ -14,18 +14,18 @@ from .mapping import CHUNK_TOKENS
 
 FORMAT = "stylediffusion learning"
 SOLVER = "solver."
-SAME_START = 1e-2
+SAME_FIRST = 5e-3
 
 
-def save(path: Path, learnt: Learnt, key: str, start: Tensor) -> None:
+def save(path: Path, learnt: Learnt, key: str, first: Tensor) -> None:
     """Write beside and rename, so that a file is whole or not there; `key` says what was learnt.
 
-    `start` is the latent [1, C, h, w] that the first step set out from.
+    `first` [1, C, h, w] is the noise found in the first latent before anything was learnt.
     """
     losses = [[x.step, x.inner, x.latent, x.attention] for x in learnt.losses]
     tensors = {
         "scale": learnt.scale, "shift": learnt.shift, "latent": learnt.latent,
-        "start": start,
+        "first": first,
         "losses": torch.tensor(losses, dtype=torch.float64).reshape(-1, 4),
         **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
     }
@@ -35,12 +35,12 @@ def save(path: Path, learnt: Learnt, key: str, start: Tensor) -> None:
     beside.replace(path)
 
 
-def load(path: Path, key: str, like: dict[str, Tensor], start: Tensor) -> Learnt | None:
-    """What `save` wrote under the same key; None for every other file, or another start.
+def load(path: Path, key: str, like: dict[str, Tensor], first: Tensor) -> Learnt | None:
+    """What `save` wrote under the same key; None for every other file, or another first noise.
 
-    `like` is the state of the solver that will go on: names and shapes must be its. Another start
-    means that the model, or what other nodes add to it, walked the picture another way; a rounding
-    that differs from run to run does not.
+    `like` is the state of the solver that will go on: names and shapes must be its. Another first
+    noise means another trajectory, or that other nodes added something else to the model; a
+    rounding that differs from run to run does not.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -51,7 +51,7 @@ def load(path: Path, key: str, like: dict[str, Tensor], start: Tensor) -> Learnt
     except (SafetensorError, OSError):
         return None
     solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
-    if not _is_whole(tensors) or not _same_start(tensors, start) or any(
+    if not _is_whole(tensors) or not _same_first(tensors, first) or any(
             name not in solver or solver[name].shape != wanted.shape
             for name, wanted in like.items()):
         return None
@@ -59,16 +59,16 @@ def load(path: Path, key: str, like: dict[str, Tensor], start: Tensor) -> Learnt
     return Learnt(tensors["scale"], tensors["shift"], tensors["latent"], losses, solver)
 
 
-def _same_start(tensors: dict[str, Tensor], start: Tensor) -> bool:
-    if not tensors["latent"].shape == tensors["start"].shape == start.shape:
+def _same_first(tensors: dict[str, Tensor], first: Tensor) -> bool:
+    if not tensors["latent"].shape == tensors["first"].shape == first.shape:
         return False
-    off = torch.linalg.vector_norm(tensors["start"] - start.to("cpu", torch.float32))
-    return bool(off <= SAME_START * torch.linalg.vector_norm(tensors["start"]))
+    off = torch.linalg.vector_norm(tensors["first"] - first.to("cpu", torch.float32))
+    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(tensors["first"]))
 
 
 def _is_whole(tensors: dict[str, Tensor]) -> bool:
     """Whether all parts are there, finite, and of the forms that `save` gives them."""
-    if not {"scale", "shift", "latent", "start", "losses"} <= tensors.keys():
+    if not {"scale", "shift", "latent", "first", "losses"} <= tensors.keys():
         return False
     scale, shift, losses = tensors["scale"], tensors["shift"], tensors["losses"]
     forms = scale.ndim == 3 and scale.shape[1] == CHUNK_TOKENS and scale.shape == shift.shape

@@ -13,8 +13,8 @@ from tests.golden import UNET_CONFIG
 
 SDXL_CONFIG = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
-    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 2], "transformer_depth": [0, 1, 1],
-    "transformer_depth_output": [0, 0, 1, 1, 1, 1], "transformer_depth_middle": 1,
+    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 2], "transformer_depth": [0, 2, 3],
+    "transformer_depth_output": [0, 0, 2, 2, 3, 3], "transformer_depth_middle": 3,
     "use_spatial_transformer": True, "legacy": False, "context_dim": 64, "adm_in_channels": 2816,
     "num_classes": "sequential", "use_linear_in_transformer": True, "num_head_channels": 16,
 }

@@ -136,9 +136,12 @@ class Controller:
 
 def sample(
     model: Any, noise: Tensor, source: Tensor, negative: Tensor, edits: list[Edit],
-    settings: Settings, timesteps: list[int],
+    settings: Settings, timesteps: list[int], **more: Tensor,
 ) -> list[Tensor]:
-    """VP latents [1 + targets, C, h, w] after every step, noisiest timestep first."""
+    """VP latents [1 + targets, C, h, w] after every step, noisiest timestep first.
+
+    `more` is what the model hears beside prompts, a row for each row of the batch.
+    """
     alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
     steps, rows = len(timesteps), 1 + len(edits)
     height, width = noise.shape[-2:]
@@ -175,7 +178,8 @@ def sample(
         sigma = ((1 - here) / here) ** 0.5
         x = (z / here**0.5).repeat(2, 1, 1, 1)
         clean = model.model.apply_model(
-            x, torch.full((2 * rows,), sigma), c_crossattn=contexts, transformer_options=options)
+            x, torch.full((2 * rows,), sigma), c_crossattn=contexts, transformer_options=options,
+            **more)
         uncond, cond = ((x - clean) / sigma).chunk(2)
         noise_found = uncond + settings.guidance * (cond - uncond)
         z = below**0.5 * (z - (1 - here) ** 0.5 * noise_found) / here**0.5 \

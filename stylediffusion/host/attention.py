@@ -12,6 +12,7 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from torch import Tensor
 
@@ -101,6 +102,19 @@ def attention_map(q: Tensor, k: Tensor, extra: ExtraOptions) -> Tensor:
     return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
 
 
+def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
+    """Sums [..., cells] as maps [..., h, w] on a layer's grid.
+
+    Where another node shrinks the activations of some steps, they are interpolated.
+    """
+    own = extra["activations_shape"][-2:]
+    grid = sums.unflatten(-1, own)
+    if tuple(own) == (layer.height, layer.width):
+        return grid
+    fitted = F.interpolate(grid.flatten(0, -3)[None], (layer.height, layer.width), mode="bilinear")
+    return fitted[0].unflatten(0, grid.shape[:-2])
+
+
 def conditional_chunks(rows: int, extra: ExtraOptions) -> Iterator[tuple[int, slice]]:
     """(kind, slice of rows) of every chunk of this call."""
     kinds = extra["cond_or_uncond"]
@@ -149,7 +163,8 @@ class MapRecorder:
             probabilities = attention_map(q, k, extra)
             for kind, rows in conditional_chunks(len(q), extra):
                 if kind == CONDITIONAL:
-                    self.maps.append(probabilities[rows][0])
+                    columns = on_grid(probabilities[rows][0].mT, layer, extra)
+                    self.maps.append(columns.flatten(-2).mT)
             heads = v.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
             out = probabilities.to(v.dtype) @ heads
             return out.transpose(1, 2).flatten(2)

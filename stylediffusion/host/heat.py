@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifacts import AttentionLayer
@@ -20,6 +19,7 @@ from .attention import (
     ExtraOptions,
     conditional_chunks,
     fused_attention,
+    on_grid,
     sampling_step,
 )
 
@@ -39,19 +39,6 @@ def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> T
         out = fused_attention(q, k, value.flatten(2), extra)
         parts.append(out.unflatten(-1, (heads, width))[..., : part.shape[-1]].float().sum(2))
     return torch.cat(parts, dim=-1)
-
-
-def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
-    """Sums [..., cells] as maps [..., h, w] on a layer's grid.
-
-    Where another node shrinks the activations of some steps, they are interpolated.
-    """
-    own = extra["activations_shape"][-2:]
-    grid = sums.unflatten(-1, own)
-    if tuple(own) == (layer.height, layer.width):
-        return grid
-    fitted = F.interpolate(grid.flatten(0, -3)[None], (layer.height, layer.width), mode="bilinear")
-    return fitted[0].unflatten(0, grid.shape[:-2])
 
 
 class WordHeat:

@@ -72,15 +72,17 @@ class LearningSampler(comfy.samplers.Sampler):
         model = HostLearningModel(
             model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers,
             self.wishes.kind)
+        others = model_wrap.loaded_models
+        memory.load_whole(self.patcher, others)
         solver = self._solver(model, latents)
         settings = self.wishes.settings
         with torch.enable_grad():
             width = self.trajectory.positive[0][0].shape[-1]
-            room = memory.make_room(
-                self.patcher, model.keeps(latents[-1:], width, settings.attention_weight > 0))
+            kept = model.keeps(latents[-1:], width, settings.attention_weight > 0)
+            room = memory.make_room(self.patcher, others, kept)
             if room.checkpoints:
                 model.options = memory.with_checkpoints(model.options)
-            begun = self.watch.place.begun(solver)
+            begun = self.watch.begun(solver, model, latents[-1:])
             self.learnt = learn(
                 model, latents, self.trajectory.levels, solver, settings, self.watch, begun)
         memory.report(room, latents.device)
@@ -133,9 +135,17 @@ class HostWatch(Watch):
             preview = self.previewer.decode_latent_to_preview_image("JPEG", clean.detach())
         self.bar.update_absolute(sum(self.counts[: step + 1]), self.total, preview)
 
+    def begun(
+        self, solver: Solver, model: HostLearningModel, latent: Tensor
+    ) -> Learnt | None:
+        """The earlier run to go on from, if it saw the first latent [1, C, h, w] as this does."""
+        with torch.no_grad():
+            self.first = model.fixed(latent, self.levels.steps)
+        return self.place.begun(solver, self.first)
+
     def keep(self, learnt: Learnt) -> None:
         """What a later run would go on from."""
-        self.place.keep(learnt)
+        self.place.keep(learnt, self.first)
 
 
 def learn_value_embedding(

@@ -146,17 +146,33 @@ class Room:
     checkpoints: bool
 
 
-def make_room(model: ModelPatcher, found: Estimate) -> Room:
-    """Have the host put other models aside where it must, but none of this one, then choose.
+def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
+    """Have all weights on a GPU: one that rests elsewhere would be kept once for every use of it.
 
-    A weight that rests elsewhere would be kept once for every use of it on the way back. Raises
-    MemoryError where even checkpoints do not make learning fit.
+    `others` are the models of the same run. Raises MemoryError where the weights alone do not fit.
+    """
+    if model.load_device.type == "cpu" or model.loaded_size() >= model.model_size():
+        return
+    try:
+        comfy.model_management.load_models_gpu([model, *others], force_full_load=True)
+    except comfy.model_management.OOM_EXCEPTION as error:
+        free = comfy.model_management.get_free_memory(model.load_device)
+        raise MemoryError(
+            f"learning needs all {model.model_size() / GIB:.1f} GiB of the model's weights on the "
+            f"GPU, and {free / GIB:.1f} GiB are free; close other programs, or run the model in "
+            "half precision (--bf16-unet)"
+        ) from error
+
+
+def make_room(model: ModelPatcher, others: list[ModelPatcher], found: Estimate) -> Room:
+    """Have the host put models aside that are not of this run, where it must, then choose.
+
+    Raises MemoryError where even checkpoints do not make learning fit.
     """
     free = comfy.model_management.get_free_memory(model.load_device)
-    resting = model.loaded_size() < model.model_size()
-    if model.load_device.type != "cpu" and (resting or found.whole > free):
+    if found.whole > free:
         comfy.model_management.load_models_gpu(
-            [model], memory_required=found.whole, force_full_load=True)
+            [model, *others], memory_required=found.whole, force_full_load=True)
         free = comfy.model_management.get_free_memory(model.load_device)
     return Room(found, int(free), found.choose(int(free)))
 

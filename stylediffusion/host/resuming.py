@@ -25,22 +25,25 @@ ENDING = ".learning.safetensors"
 
 @dataclass(frozen=True)
 class RestingPlace:
-    """The file of one learning run, the key that says what is learnt in it, and its start z_N."""
+    """The file of one learning run, and the key that says what is learnt in it.
+
+    `first` [1, C, h, w] is the noise the model finds in the first latent before anything is
+    learnt: what other nodes add to the model shows in it, and in no key.
+    """
 
     path: Path
     key: str
-    start: Tensor
 
-    def keep(self, learnt: Learnt) -> None:
+    def keep(self, learnt: Learnt, first: Tensor) -> None:
         """Called after every finished step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.save(self.path, learnt, self.key, self.start)
+        unfinished.save(self.path, learnt, self.key, first)
 
-    def begun(self, solver: Solver) -> Learnt | None:
+    def begun(self, solver: Solver, first: Tensor) -> Learnt | None:
         """The earlier run to go on from, if there is one."""
         if not self.path.is_file():
             return None
-        learnt = unfinished.load(self.path, self.key, solver.state(), self.start)
+        learnt = unfinished.load(self.path, self.key, solver.state(), first)
         if learnt is not None:
             log.info("learning goes on after step %d, where it was stopped", learnt.steps)
         return learnt
@@ -68,7 +71,7 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)
     key = digest.hexdigest()
-    return RestingPlace(folder / f"{key[:24]}{ENDING}", key, trajectory.noise)
+    return RestingPlace(folder / f"{key[:24]}{ENDING}", key)
 
 
 def _remove_old(folder: Path) -> None:

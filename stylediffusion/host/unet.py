@@ -40,7 +40,7 @@ class HostLearningModel:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
         self.prompts = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(model_options)
-        self.fit = fit_for_autograd(model_options)
+        self.fit = fit_for_autograd(guider.model_patcher)
         self.levels, self.sigmas, self.layers = levels, sigmas, layers
 
     def fixed(self, latent: Tensor, level: int) -> Tensor:
@@ -75,7 +75,7 @@ class HostLearningModel:
         scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
 
         def forward(options: dict[str, Any], corner: Tensor) -> Any:
-            return self._hearing(options, corner, len(self.sigmas) - 1, scale, shift, maps)
+            return self._hearing(options, corner, 1, scale, shift, maps)
 
         return memory.estimate(self.model, forward, self.options, latent, maps)
 

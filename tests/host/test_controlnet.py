@@ -18,6 +18,7 @@ from stylediffusion_pack.nodes.inversion import DDIMInvert
 from stylediffusion_pack.stylediffusion import alignment, artifacts, control, learning, schedule
 from stylediffusion_pack.stylediffusion.host import (
     control_nets,
+    foreign,
     guider,
     inverting,
     saving,
@@ -334,3 +335,10 @@ def test_a_file_is_not_written_without_the_control_net(
     with pytest.raises(ValueError, match="under a ControlNet.*keep DDIM Invert in the graph"):
         saving.save_inversion(trajectory, None, "inversion")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_control_net_alone_needs_no_operation_looked_at(
+    model: Any, control_net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(foreign, "NormalTensors")
+    assert learn(model, inverted(model, control_net, hint())).steps == STEPS

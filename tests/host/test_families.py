@@ -1,36 +1,51 @@
 """Every family and precision: inversion by the textbook, learning that learns, edits that edit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment, artifacts, control, learning, schedule
+from stylediffusion_pack.stylediffusion import artifacts, learning, schedule
 from stylediffusion_pack.stylediffusion.host import guider, inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
-from tests import families, golden
+from tests import families, golden, textbook
+from tests.edits import (
+    BASE,
+    EDITS,
+    GUIDANCE,
+    SCALE,
+    SHIFT,
+    TIMESTEPS,
+    control_of,
+    embedding_of,
+)
 
 STEPS, HEIGHT, WIDTH = 4, 16, 24
+
+
+def heard_beside(model: Any, prompt: Any) -> dict[str, torch.Tensor]:
+    """SDXL's pooled prompt and sizes, as its UNet takes them; nothing for other families."""
+    extra = prompt[0][1]
+    if "pooled_output" not in extra:
+        return {}
+    return {"y": model.model.encode_adm(
+        pooled_output=extra["pooled_output"], width=extra["width"], height=extra["height"],
+        device="cpu").float()}
 
 
 def textbook_inversion(model: Any, latent: torch.Tensor, prompt: Any) -> list[torch.Tensor]:
     """DDIM inversion written out over the host's bare model call, k-diffusion units inside."""
     alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
     levels = [0] + [1 + 1000 // STEPS * i for i in range(STEPS)]
-    tensor, extra = prompt[0]
-    more = {}
-    if "pooled_output" in extra:
-        more["y"] = model.model.encode_adm(
-            pooled_output=extra["pooled_output"], width=extra["width"], height=extra["height"],
-            device="cpu").float()
-    found = [latent]
+    more, found = heard_beside(model, prompt), [latent]
     for k in range(STEPS):
         here, above = float(alphas[levels[k]]), float(alphas[levels[k + 1]])
         sigma = ((1 - above) / above) ** 0.5
         x = latent / above**0.5
         clean = model.model.apply_model(
-            x, torch.tensor([sigma]), c_crossattn=tensor, transformer_options={}, **more)
+            x, torch.tensor([sigma]), c_crossattn=prompt[0][0], transformer_options={}, **more)
         noise = (x - clean.float()) / sigma
         latent = above**0.5 * (latent - (1 - here) ** 0.5 * noise) / here**0.5 \
             + (1 - above) ** 0.5 * noise
@@ -84,25 +99,24 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
-@pytest.mark.parametrize("kept", [77, 3])
-def test_edits_of_every_family_differ_from_the_source_and_leave_it_alone(
-    family: str, kept: int
-) -> None:
-    """kept 77: Replace, one attention; 3: Refine, two."""
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_of_every_family_are_the_textbooks(family: str, name: str) -> None:
     with torch.inference_mode():
         model = families.load(family)
         trajectory = invert(model, family, photo())
-        aligned = (torch.arange(77) < kept).float()
-        target = control.Target(
-            "", "", families.prompts(family, 3)[2],
-            alignment.Alignment(torch.eye(77) * aligned, aligned))
-        half = control.Window(0.0, 0.5)
-        edits = control.Control("", (target,), half, half, half, half)
-        alone = guider.sample_edits(model, trajectory, None, None, 3.0)["samples"]
-        both = guider.sample_edits(model, trajectory, None, edits, 3.0)["samples"]
-    assert both.shape == (2, 4, HEIGHT, WIDTH)
-    assert golden.relative(both[:1], alone) < 1e-5
-    assert golden.relative(both[1:], alone) > 1e-2
+        own = families.prompts(family, 3)[2]
+        rows = [trajectory.negative] * 2 + [trajectory.positive, own]
+        made = control_of(replace(EDITS[name], context=own[0][0]), BASE)
+        made = replace(made, targets=(replace(made.targets[0], conditioning=own),))
+        found = guider.sample_edits(model, trajectory, embedding_of(model), made, GUIDANCE)
+        more = [heard_beside(model, prompt) for prompt in rows]
+        wanted = textbook.sample(
+            model, trajectory.noise, trajectory.positive[0][0], trajectory.negative[0][0],
+            [replace(EDITS[name], context=own[0][0])],
+            textbook.Settings(**BASE, threshold=0.8, scale=SCALE, shift=SHIFT), TIMESTEPS,
+            **{key: torch.cat([each[key] for each in more]) for key in more[0]})[-1]
+    for row, expected in zip(found["samples"], inverting.to_host(model, wanted), strict=True):
+        assert golden.relative(row, expected) < 5e-5
 
 
 def test_a_trajectory_of_another_family_is_refused_with_both_widths() -> None:

@@ -99,8 +99,8 @@ def room(parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch) -> memory
     found: list[memory.Estimate] = []
     make_room = memory.make_room
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "make_room", lambda model, estimate: (
-            found.append(estimate), make_room(model, estimate))[1])
+        patch.setattr(memory, "make_room", lambda model, others, estimate: (
+            found.append(estimate), make_room(model, others, estimate))[1])
         learn(parts, trajectory, with_image=False)
     return found[0]
 

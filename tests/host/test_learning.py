@@ -6,6 +6,7 @@ import comfy.model_patcher
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import RescaleCFG
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from stylediffusion_pack.stylediffusion import artifacts, learning
 from stylediffusion_pack.stylediffusion.host import foreign, inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
@@ -339,3 +340,12 @@ def test_copies_on_other_devices_which_have_no_gradients_are_left_out_of_learnin
     model.set_additional_models("multigpu", [golden.load_unet()])
     assert not differentiable_clone(model).get_additional_models_with_key("multigpu")
     assert len(model.get_additional_models_with_key("multigpu")) == 1
+
+
+def test_the_exact_preset_learns_where_another_node_shrinks_the_first_steps() -> None:
+    """Wanted maps are seen a level above the found ones: at one step only the first are shrunk."""
+    with torch.inference_mode():
+        shrunk = PatchModelAddDownscale.execute(
+            golden.reloadable_unet(), 1, 2.0, 0.0, 0.5, True, "bilinear", "bilinear")[0]
+        found = small_run(shrunk, inner_steps=1)
+    assert all(loss.attention > 0 for loss in found.losses) and found.steps == 2

@@ -69,9 +69,9 @@ def test_the_estimate_is_what_one_pass_keeps_plus_a_margin(
     found: dict[str, Any] = {}
     make_room, hearing = memory.make_room, host_learning.HostLearningModel.hearing
 
-    def remember(model: Any, estimate: memory.Estimate) -> memory.Room:
+    def remember(model: Any, others: Any, estimate: memory.Estimate) -> memory.Room:
         found["estimate"] = estimate
-        return make_room(model, estimate)
+        return make_room(model, others, estimate)
 
     def measured(self: Any, latent: Any, level: int, scale: Any, shift: Any, maps: bool) -> Any:
         kept: list[Any] = []
@@ -152,3 +152,43 @@ def test_nothing_but_the_value_embedding_collects_gradients(
     (copied,) = clones
     for weight in (*model.model.parameters(), *copied.model.parameters()):
         assert weight.grad is None and not weight.requires_grad
+
+
+class Loaded:
+    """Of a MODEL only what loading it asks."""
+
+    def __init__(self, device: str, loaded: int) -> None:
+        self.load_device, self.loaded = torch.device(device), loaded
+
+    def model_size(self) -> int:
+        return 3 * GIB
+
+    def loaded_size(self) -> int:
+        return self.loaded
+
+
+@pytest.mark.parametrize(("device", "loaded", "asked"), [
+    ("cuda", GIB, True), ("cuda", 3 * GIB, False), ("cpu", GIB, False)])
+def test_weights_that_rest_beside_a_gpu_are_loaded_whole_with_the_runs_other_models(
+    device: str, loaded: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("comfy.model_management.load_models_gpu",
+                        lambda *models, **how: calls.append((models, how)))
+    model: Any = Loaded(device, loaded)
+    other: Any = Loaded(device, GIB)
+    memory.load_whole(model, [other])
+    assert calls == ([(([model, other],), {"force_full_load": True})] if asked else [])
+
+
+def test_weights_that_do_not_fit_a_gpu_are_an_error_with_the_numbers_and_the_remedies(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("comfy.model_management.load_models_gpu", full)
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: GIB)
+    model: Any = Loaded("cuda", GIB)
+    with pytest.raises(MemoryError, match="all 3.0 GiB of the model's weights on the GPU, and 1.0"):
+        memory.load_whole(model, [])

@@ -108,8 +108,13 @@ def test_a_run_under_another_nodes_patch_begins_anew(
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             learn(model, trajectory, True)
     assert len(list(user_folder.iterdir())) == 1
-    begun, anew = (learn(patched, way, True) for way in (other, inverted_under(patched)))
-    assert begun.losses == anew.losses and len({loss.step for loss in anew.losses}) == STEPS
+    for way in (other, trajectory):
+        begun, anew = (learn(patched, way, True) for _ in range(2))
+        assert begun.losses == anew.losses and len({loss.step for loss in anew.losses}) == STEPS
+        with monkeypatch.context() as patch:
+            stop_after(patch, 1)
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                learn(model, trajectory, True)
 
 
 def test_a_damaged_file_is_not_gone_on_from(

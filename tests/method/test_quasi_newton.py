@@ -1,5 +1,6 @@
 """Quasi-Newton steps on problems with a known answer."""
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -88,3 +89,24 @@ def test_a_step_that_would_climb_is_shortened_until_it_falls() -> None:
     x, loss = descend(narrow, torch.ones(1), misled, 12, 0.0)
     assert loss < 1.0 and abs(float(x)) < 1.0
     assert all(abs(x) <= 1.0 for x in asked), "no gradient where the step climbed"
+
+
+def test_what_an_evaluation_keeps_is_gone_before_the_next_begins() -> None:
+    problem, alive = Problem(*least_squares(3)), []
+
+    class Slope:
+        def __init__(self, gradient: Callable[[], torch.Tensor]) -> None:
+            self.gradient = gradient
+
+        def __call__(self) -> torch.Tensor:
+            return self.gradient()
+
+    def evaluate(x: torch.Tensor) -> tuple[float, Callable[[], torch.Tensor]]:
+        assert not any(slope() for slope in alive)
+        loss, gradient = problem(x)
+        kept = Slope(gradient)
+        alive.append(weakref.ref(kept))
+        return loss, kept
+
+    descend(evaluate, torch.zeros(12, dtype=torch.float64), Curvature(), 40, 0.0)
+    assert len(alive) == 40 and 1 < problem.gradients < 40, "some were accepted, some were not"

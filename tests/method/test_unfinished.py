@@ -10,42 +10,42 @@ from stylediffusion_pack.stylediffusion import learning, unfinished
 
 NAN, INF = torch.nan, torch.inf
 LIKE, LATENT = {"rows": torch.zeros(154, 8)}, torch.zeros(1, 4, 8, 8)
-START = torch.linspace(-2, 2, 256).reshape(1, 4, 8, 8)
+FIRST = torch.linspace(-2, 2, 256).reshape(1, 4, 8, 8)
 
 
 def begun(path: Path, key: str = "k", **other: Any) -> Path:
     parts = {"scale": torch.zeros(2, 77, 8), "shift": torch.zeros(2, 77, 8),
-             "latent": LATENT.clone(), "start": START.clone(),
+             "latent": LATENT.clone(), "first": FIRST.clone(),
              "solver": {"rows": torch.zeros(154, 8)}, **other}
     unfinished.save(path, learning.Learnt(
         parts["scale"], parts["shift"], parts["latent"], [learning.InnerLoss(0, 0, 0.5, 0.0)],
-        parts["solver"]), key, parts["start"])
+        parts["solver"]), key, parts["first"])
     return path
 
 
 def test_a_run_that_was_begun_is_gone_on_from(tmp_path: Path) -> None:
-    found = unfinished.load(begun(tmp_path / "run"), "k", LIKE, START)
+    found = unfinished.load(begun(tmp_path / "run"), "k", LIKE, FIRST)
     assert found is not None and found.steps == 2
     assert found.losses == [learning.InnerLoss(0, 0, 0.5, 0.0)]
 
 
-def test_a_start_that_rounding_moved_is_the_same_and_another_walk_is_not(tmp_path: Path) -> None:
+def test_a_first_noise_that_rounding_moved_is_the_same_and_another_is_not(tmp_path: Path) -> None:
     path = begun(tmp_path / "run")
-    assert unfinished.load(path, "k", LIKE, START * 1.001) is not None
-    assert unfinished.load(path, "k", LIKE, START * 1.02) is None
-    assert unfinished.load(path, "k", LIKE, START.roll(1)) is None
+    assert unfinished.load(path, "k", LIKE, FIRST * 1.001) is not None
+    assert unfinished.load(path, "k", LIKE, FIRST * 1.01) is None
+    assert unfinished.load(path, "k", LIKE, FIRST.roll(1)) is None
 
 
 @pytest.mark.parametrize("other", [
     {"key": "another"}, {"latent": torch.zeros(1, 4, 8, 9)}, {"latent": LATENT + NAN},
-    {"start": START + NAN}, {"start": START[..., :7]},
+    {"first": FIRST + NAN}, {"first": FIRST[..., :7]},
     {"scale": torch.full((2, 77, 8), INF)}, {"solver": {"rows": torch.zeros(77, 8)}},
     {"solver": {}}, {"shift": torch.zeros(1, 77, 8)}, {"scale": torch.zeros(2, 77, 9)},
     {"scale": torch.zeros(2, 7, 8), "shift": torch.zeros(2, 7, 8)},
     {"scale": torch.zeros(2, 77, 8).half()},
 ], ids=lambda other: ", ".join(other))
 def test_a_run_that_does_not_fit_is_begun_anew(tmp_path: Path, other: dict[str, Any]) -> None:
-    assert unfinished.load(begun(tmp_path / "run", **other), "k", LIKE, START) is None
+    assert unfinished.load(begun(tmp_path / "run", **other), "k", LIKE, FIRST) is None
 
 
 @pytest.mark.parametrize("losses", [torch.zeros(4), torch.zeros(2, 3), torch.zeros(())])
@@ -53,4 +53,4 @@ def test_losses_of_another_form_begin_anew(tmp_path: Path, losses: torch.Tensor)
     path = begun(tmp_path / "run")
     tensors = {**load_file(path), "losses": losses.double()}
     save_file(tensors, path, {"format": unfinished.FORMAT, "key": "k"})
-    assert unfinished.load(path, "k", LIKE, START) is None
+    assert unfinished.load(path, "k", LIKE, FIRST) is None
