@@ -77,8 +77,8 @@ class Environment:
             raise SetupError(f"{self.python} does not run: set COMFYUI_PYTHON to ComfyUI's Python.")
         if missing := asked.stdout.split():
             raise SetupError(
-                f"The Python of your ComfyUI has no {' and no '.join(missing)}: run"
-                f" {self.python} -m pip install {' '.join(missing)}"
+                f"{self.python} has no {' and no '.join(missing)}: set COMFYUI_PYTHON to ComfyUI's"
+                f" Python, or run {self.python} -m pip install {' '.join(missing)}"
             )
 
 
@@ -102,7 +102,9 @@ def ensure(report: Report = print) -> Environment:
     cache = cache_root() / pins_key()
     if os.environ.get("COMFYUI_PATH"):
         host = Path(os.environ["COMFYUI_PATH"]).expanduser().absolute()
-        return Environment(existing_python(host), host, cache)
+        existing = Environment(existing_python(host), host, cache)
+        existing.require("torch", "aiohttp", "PIL")
+        return existing
     environment = Environment(cache / "venv" / VENV_PYTHON, cache / "host", cache)
     steps = StepList(cache, plan(cache, report))
     if not steps.finished():

@@ -224,13 +224,13 @@ class Server:
         except urllib.error.HTTPError:
             raise
         except OSError as error:
-            self._raise_if_dead()
+            self.require_running()
             raise ServerError(f"ComfyUI does not answer at {self.url}{path}: {error}") from error
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._startup_seconds
         while True:
-            self._raise_if_dead()
+            self.require_running()
             with contextlib.suppress(ServerError, urllib.error.HTTPError):
                 self.get_json("/system_stats")
                 break
@@ -243,7 +243,8 @@ class Server:
         if "(IMPORT FAILED)" in self._read_log():
             raise ServerError(f"ComfyUI could not import the pack; it said:\n{self.log_tail()}")
 
-    def _raise_if_dead(self) -> None:
+    def require_running(self) -> None:
+        """Raise ServerError, with the end of its log, where the process has ended."""
         if self._process is None:
             raise ServerError("The server is not running: use it inside its `with` block.")
         code = self._process.poll()
@@ -294,6 +295,12 @@ def describe_refusal(error: Any, node_errors: dict[str, Any] | None) -> str:
             reason = " - ".join(single[key] for key in ("message", "details") if single.get(key))
             lines.append(f"  node {node_id} ({found['class_type']}): {reason}")
     return "\n".join(lines)
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCAL, port)) != 0
 
 
 def free_port() -> int:

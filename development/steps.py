@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 Report = Callable[[str], None]
-LOCK_BYTE = 4096
+LOCK_BYTE = 1 << 30  # far from what is written: Windows refuses to read what is locked
 
 
 class SetupError(Exception):
@@ -115,8 +115,9 @@ def sentence_for(error: OSError, directory: Path) -> str:
 def locked(path: Path, report: Report, poll_seconds: float = 0.5) -> Iterator[None]:
     """Hold the system's lock on `path`, waiting for another process that holds it.
 
-    The system drops it with the last process that has the file open, so no lock is ever stale;
-    programs started meanwhile inherit it, so a pip that outlives dev.py still keeps others out.
+    The system drops it with the last process that has the file open, so no lock is ever stale.
+    Except on Windows, programs started meanwhile inherit it, so a pip that outlives dev.py still
+    keeps others out.
     """
     with open(path, "a+", encoding="ascii") as handle:
         told = False

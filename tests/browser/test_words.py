@@ -115,6 +115,43 @@ def test_reroutes_and_a_prompt_from_another_node_are_followed(demo: "Window") ->
     demo.said_nothing()
 
 
+def test_texts_that_other_nodes_make_show_nothing_rather_than_something_false(
+    demo: "Window"
+) -> None:
+    demo.page.evaluate("""kind => {
+        const node = app.graph._nodes.find(node => node.type === kind)
+        const text = LiteGraph.createNode('StringConcatenate')
+        app.graph.add(text)
+        text.widgets[0].value = 'a painting of an'
+        text.connect(0, node, node.inputs.findIndex(input => input.name === 'prompt'))
+    }""", INVERT)
+    demo.settle()
+    assert lines(demo) == []
+    demo.said_nothing()
+
+
+def test_a_controller_goes_into_a_subgraph_and_out_again(demo: "Window") -> None:
+    before = lines(demo)
+    demo.page.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph._nodes)) }")
+    demo.settle()
+    assert demo.page.evaluate("() => app.graph._nodes.length") == 1
+    demo.page.evaluate("() => { app.graph.unpackSubgraph(app.graph._nodes[0]) }")
+    demo.settle()
+    assert lines(demo) == before
+    write(demo, "orange cat", "a painting of a green cat in the city")
+    assert lines(demo) == [("replace", ["brown"], ["green"])]
+    demo.said_nothing()
+
+
+def test_a_saved_graph_is_whole_beside_an_unsaved_widget_of_another_extension(
+    demo: "Window"
+) -> None:
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        node.addWidget('button', 'theirs', null, () => {{}}).serialize = false }}""", CONTROL)
+    assert values(demo.graph(), CONTROL) == values(editing.load_graph(), CONTROL)
+    demo.said_nothing()
+
+
 def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -> None:
     shipped = values(editing.load_graph(), CONTROL)
     assert values(demo.graph(), CONTROL) == shipped

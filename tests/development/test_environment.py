@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,8 +295,17 @@ def test_existing_host_is_used_with_its_own_python(
 
 def test_missing_tools_of_an_existing_host_are_named(host: Path) -> None:
     environment.ensure().require("pytest")
-    with pytest.raises(SetupError, match="has no nonesuch and no neither: run .* install nonesuch"):
+    with pytest.raises(SetupError, match="no nonesuch and no neither: set COMFYUI_PYTHON .* install non"):
         environment.ensure().require("nonesuch", "pytest", "neither")
+
+
+def test_a_python_without_comfyuis_packages_is_an_error_that_names_the_remedy(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / "empty", with_pip=False)
+    monkeypatch.setenv("COMFYUI_PYTHON", str(tmp_path / "empty" / environment.VENV_PYTHON))
+    with pytest.raises(SetupError, match="has no torch and no aiohttp and no PIL: set COMFYUI_PYT"):
+        environment.ensure()
 
 
 def test_wrong_host_path_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from development import serve
+from development.environment import Environment
 from development.server import (
+    LOCAL,
     ExecutionError,
     ExecutionInterrupted,
     PromptRejected,
@@ -116,3 +120,24 @@ def test_history_entries() -> None:
 def test_refusal_without_node_errors() -> None:
     refusal = describe_refusal({"message": "No outputs", "details": ""}, None)
     assert refusal == "ComfyUI refused the graph: No outputs"
+
+
+def test_serve_names_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind((LOCAL, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"Port {port} is taken"):
+            serve.run(Environment(Path(sys.executable), tmp_path, tmp_path), False, port)
+
+
+def test_serve_leaves_a_graph_that_a_person_saved_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shipped").mkdir()
+    shipped = [tmp_path / "shipped" / name for name in ("a.json", "b.json")]
+    for path in shipped:
+        path.write_text("ours")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "a.json").write_text("theirs")
+    serve.copy_missing(shipped, own)
+    assert [(own / path.name).read_text() for path in shipped] == ["theirs", "ours"]

@@ -290,19 +290,15 @@ def test_the_fast_preset_sees_no_attention_loss_and_the_exact_one_does() -> None
     assert all(loss.attention > 0 for loss in exact.losses)
 
 
-def test_the_fast_preset_gets_further_than_exact_in_fewer_evaluations() -> None:
+def test_the_fast_presets_first_step_gets_further_than_exact_in_half_the_updates() -> None:
     with torch.inference_mode():
         model = golden.reloadable_unet()
         exact = small_run(model, inner_steps=8, attention_weight=0.0)
         fast = small_run(model, fast=True, evaluations=4, first_evaluations=4, good_enough=0.0,
-                         good_enough_closing=0.0,
-                         attention_weight=0.0)
-    assert len(fast.losses) < len(exact.losses)
-    for step in (0, 1):
-        best = {run: min(x.latent for x in found.losses if x.step == step)
-                for run, found in (("exact", exact), ("fast", fast))}
-        if step == 0:
-            assert best["fast"] < best["exact"]
+                         good_enough_closing=0.0)
+    losses = [[x.latent for x in found.losses if x.step == 0] for found in (fast, exact)]
+    assert len(losses[0]) <= 4 and len(losses[1]) == 8
+    assert min(losses[0]) < min(losses[1])
 
 
 def test_without_attention_weight_only_the_latent_counts() -> None:

@@ -12,16 +12,19 @@ def red(height: int, width: int) -> torch.Tensor:
     return RED.expand(height, width, 3)
 
 
+def corners(sheet: torch.Tensor) -> list[list[int]]:
+    """[top, left] of every red rectangle, in reading order."""
+    where = (sheet - RED).abs().amax(-1) < 0.02
+    found = where.clone()
+    found[1:] &= ~where[:-1]
+    found[:, 1:] &= ~where[:, :-1]
+    return found.nonzero().tolist()
+
+
 def red_boxes(sheet: torch.Tensor) -> list[tuple[int, int]]:
     """(height, width) of every red rectangle, in reading order."""
     where = (sheet - RED).abs().amax(-1) < 0.02
-    found = []
-    corners = where.clone()
-    corners[1:] &= ~where[:-1]
-    corners[:, 1:] &= ~where[:, :-1]
-    for y, x in corners.nonzero().tolist():
-        found.append((_run(where[y:, x]), _run(where[y, x:])))
-    return found
+    return [(_run(where[y:, x]), _run(where[y, x:])) for y, x in corners(sheet)]
 
 
 def _run(line: torch.Tensor) -> int:
@@ -48,9 +51,10 @@ def test_every_tile_is_on_the_sheet_once_and_only_the_last_row_is_shorter(
 ) -> None:
     sheet = sheets.grid(LONG, "heading", [(LONG, "remark", red(*shape))] * count)
     assert red_boxes(sheet) == [sheets.shown_size(*shape)] * count
-    columns = sheets.columns_of(count, *shape)
-    rows = -(-count // columns)
-    assert (rows - 1) * columns < count <= rows * columns
+    tops = [top for top, _ in corners(sheet)]
+    rows = [tops.count(top) for top in sorted(set(tops))]
+    assert rows[:-1] == [rows[0]] * (len(rows) - 1) and 0 < rows[-1] <= rows[0]
+    assert rows[0] == sheets.columns_of(count, *shape)
 
 
 def test_wide_pictures_stand_below_and_high_ones_beside_each_other() -> None:

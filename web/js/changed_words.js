@@ -6,6 +6,7 @@ const ROW = 16
 const MOST_ROWS = 6
 const MARGIN = 10
 const CONTEXT = 2
+const PLAIN_TEXT = ["PrimitiveString", "PrimitiveStringMultiline", "PrimitiveNode"]
 const STYLE = `
 .stylediffusion-words { overflow: hidden auto; padding: 2px 4px; box-sizing: border-box;
   font: 10px/${ROW}px monospace; color: var(--input-text, #ddd);
@@ -92,38 +93,54 @@ const row = (source, line, mode) => {
 
 const valueOf = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value
 
-const feeding = (node, name) => {
-  const slot = node?.inputs?.findIndex((input) => input.name === name) ?? -1
-  return slot < 0 ? null : node.getInputNode(slot)
-}
-
-// The prompt of the node that made the trajectory; null where the graph does not tell.
-const sourcePrompt = (node) => {
-  let origin = feeding(node, "trajectory")
+const feeding = (node, slot) => {
+  let origin = node.getInputNode(slot)
   while (origin?.type === "Reroute") origin = origin.getInputNode(0)
-  const written = feeding(origin, "prompt")
-  const prompt = written ? written.widgets?.[0]?.value : valueOf(origin ?? {}, "prompt")
-  return typeof prompt === "string" ? prompt : null
+  return origin
 }
 
-const panels = new Map()
+// What is written in an input's own box, or in the plain text node linked to it; null where the
+// graph does not tell.
+const textOf = (node, name) => {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
+  if (slot < 0 || node.inputs[slot].link == null) return valueOf(node, name) ?? null
+  const origin = feeding(node, slot)
+  return PLAIN_TEXT.includes(origin?.type) ? origin.widgets?.[0]?.value ?? null : null
+}
+
+// The prompt of the node that made the trajectory.
+const sourcePrompt = (node) => {
+  const slot = node.inputs?.findIndex((input) => input.name === "trajectory") ?? -1
+  const origin = slot < 0 ? null : feeding(node, slot)
+  return origin ? textOf(origin, "prompt") : null
+}
+
+const panels = new WeakMap()
 
 const refresh = (node, panel) => {
-  const lines = String(valueOf(node, "targets") ?? "").split("\n").filter((line) => line.trim())
+  if (!node.graph) return // a copy on the clipboard, or on its way into a subgraph
   const prompt = sourcePrompt(node)
-  const mode = valueOf(node, "mode")
-  const state = JSON.stringify([prompt, lines, mode])
+  const [targets, mode] = ["targets", "mode"].map((name) => textOf(node, name))
+  const state = JSON.stringify([prompt, targets, mode])
   if (state === panel.state) return
   panel.state = state
   const source = wordsOf(prompt ?? "")
-  const rows = source.length ? lines.map((line) => row(source, line, mode)) : []
+  const lines = (mode && source.length ? targets ?? "" : "").split("\n")
+  const rows = lines.filter((line) => line.trim()).map((line) => row(source, line, mode))
   panel.element.replaceChildren(...rows)
   panel.height = rows.length ? Math.min(rows.length, MOST_ROWS) * ROW + 4 + 2 * MARGIN : 0
   panel.element.style.visibility = rows.length ? "" : "hidden"
   node.setDirtyCanvas(true, true)
 }
 
-const refreshAll = () => panels.forEach((panel, node) => refresh(node, panel))
+const refreshAll = () => {
+  const root = app.graph?.rootGraph ?? app.graph
+  for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) {
+    for (const node of graph?.nodes ?? []) {
+      if (panels.has(node)) refresh(node, panels.get(node))
+    }
+  }
+}
 
 const chain = (node, name, more) => {
   const before = node[name]
@@ -151,10 +168,9 @@ const addPanel = (node) => {
   node.widgets.splice(place, 0, widget)
   // The host leaves an empty place where a widget has no value, and would read it as the next one's.
   chain(node, "onSerialize", (saved) => {
-    if (saved.widgets_values?.length === node.widgets.length) saved.widgets_values.splice(place, 1)
+    saved.widgets_values = saved.widgets_values?.filter(() => true)
   })
   chain(node, "onConnectionsChange", () => refresh(node, panel))
-  chain(node, "onRemoved", () => panels.delete(node))
   panels.set(node, panel)
 }
 
