@@ -295,7 +295,7 @@ def test_existing_host_is_used_with_its_own_python(
 
 def test_missing_tools_of_an_existing_host_are_named(host: Path) -> None:
     environment.ensure().require("pytest")
-    with pytest.raises(SetupError, match="no nonesuch and no neither: set COMFYUI_PYTHON .* install non"):
+    with pytest.raises(SetupError, match="no nonesuch and no neither: set COMFYUI.* install non"):
         environment.ensure().require("nonesuch", "pytest", "neither")
 
 

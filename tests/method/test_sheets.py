@@ -54,7 +54,6 @@ def test_every_tile_is_on_the_sheet_once_and_only_the_last_row_is_shorter(
     tops = [top for top, _ in corners(sheet)]
     rows = [tops.count(top) for top in sorted(set(tops))]
     assert rows[:-1] == [rows[0]] * (len(rows) - 1) and 0 < rows[-1] <= rows[0]
-    assert rows[0] == sheets.columns_of(count, *shape)
 
 
 def test_wide_pictures_stand_below_and_high_ones_beside_each_other() -> None:
