@@ -19,6 +19,7 @@ HOSTS_OWN = {
     r"404 .*/userdata\?dir=subgraphs": "a user's own subgraphs",
     r"404 .*/docs/.*/[a-z]{2}\.md$": "a help page is asked for by language before the one we have",
     r"Content Security Policy": "a missing model's size, asked for where downloads are not allowed",
+    r"Missing Link ID when unpacking": "said of a subgraph's links, none of which is lost",
     r"ComfyApp graph accessed before initialization": "the host's settings store, as it loads",
 }
 
