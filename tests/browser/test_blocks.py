@@ -34,8 +34,9 @@ def dropped(workbench: "Window") -> "Window":
     """A page with nothing but the block, from the search that a double click opens."""
     page = workbench.page
     page.evaluate("() => app.graph.clear()")
-    page.mouse.dblclick(800, 600)
     workbench.settle()
+    page.mouse.dblclick(800, 600)
+    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
     page.keyboard.type(blocks.EDIT)
     page.get_by_text("Blueprint", exact=True).first.wait_for()
     page.keyboard.press("Enter")
