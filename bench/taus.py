@@ -119,7 +119,7 @@ def summary(found: list[tuple[str, str, dict[str, Any]]]) -> dict[str, dict[str,
 def run(scenes_wanted: int = SCENES) -> dict[str, dict[str, Any]]:
     """The table; prints of each kind the five cells nearest the truth, and the defaults.
 
-    Where the judge names an edit right less often than in the best cell, one in fifteen is chance.
+    Only cells that the judge names right as often as any count, or once less: one edit is chance.
     """
     parts, found = load_parts(), []
     for i, edits in enumerate(chosen_edits()[:scenes_wanted]):

@@ -111,6 +111,8 @@ class HostWatch(Watch):
     Steps that stop early give their share of the bar at once.
     """
 
+    model: HostLearningModel
+
     def __init__(
         self, model: ModelPatcher, trajectory: Trajectory, wishes: LearningWishes,
         place: RestingPlace,
@@ -139,13 +141,15 @@ class HostWatch(Watch):
         self, solver: Solver, model: HostLearningModel, latent: Tensor
     ) -> Learnt | None:
         """The earlier run to go on from, if it saw the first latent [1, C, h, w] as this does."""
+        self.model = model
+        if not self.place.path.is_file():
+            return None
         with torch.no_grad():
-            self.first = model.fixed(latent, self.levels.steps)
-        return self.place.begun(solver, self.first)
+            return self.place.begun(solver, model.fixed(latent, self.levels.steps))
 
     def keep(self, learnt: Learnt) -> None:
         """What a later run would go on from."""
-        self.place.keep(learnt, self.first)
+        self.place.keep(learnt, self.model.first)
 
 
 def learn_value_embedding(

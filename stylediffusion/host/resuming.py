@@ -27,8 +27,8 @@ ENDING = ".learning.safetensors"
 class RestingPlace:
     """The file of one learning run, and the key that says what is learnt in it.
 
-    `first` [1, C, h, w] is the noise the model finds in the first latent before anything is
-    learnt: what other nodes add to the model shows in it, and in no key.
+    Its methods' `first` [1, C, h, w] is the noise the model finds in the first latent before
+    anything is learnt: what other nodes add to the model shows in it, and in no key.
     """
 
     path: Path
@@ -40,9 +40,7 @@ class RestingPlace:
         unfinished.save(self.path, learnt, self.key, first)
 
     def begun(self, solver: Solver, first: Tensor) -> Learnt | None:
-        """The earlier run to go on from, if there is one."""
-        if not self.path.is_file():
-            return None
+        """The earlier run to go on from; None where the file is another's or damaged."""
         learnt = unfinished.load(self.path, self.key, solver.state(), first)
         if learnt is not None:
             log.info("learning goes on after step %d, where it was stopped", learnt.steps)

@@ -30,8 +30,11 @@ from .whitening import TokenGram, channel_gram
 class HostLearningModel:
     """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
 
-    `kind` is what is learnt; the source prompt or the negative one hears it.
+    `kind` is what is learnt; the source prompt or the negative one hears it. `first` is what
+    `fixed` found at the noisiest level: a later run goes on from this one where it finds the same.
     """
+
+    first: Tensor
 
     def __init__(
         self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
@@ -45,7 +48,10 @@ class HostLearningModel:
 
     def fixed(self, latent: Tensor, level: int) -> Tensor:
         """eps under the prompt that hears nothing of what is learnt."""
-        return self._noise(latent, level, 1 - self.branch, self.options)
+        noise = self._noise(latent, level, 1 - self.branch, self.options)
+        if level == self.levels.steps:
+            self.first = noise
+        return noise
 
     def hearing(
         self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
