@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..stylediffusion.blend import Blend
 from ..stylediffusion.control import Window
 from ..stylediffusion.host.controlling import MODES, Wishes, make_control
+from ..stylediffusion.notation import require_readable
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket
 
 
@@ -82,6 +83,18 @@ class P2PlusController(io.ComfyNode):
             ],
             outputs=[ControlSocket.Output("control", tooltip="The edits, for Sample.")],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, targets: str | None = None, emphasis: str | None = "", windows: str | None = "",
+        blend_words: str | None = "", subtract_words: str | None = "",
+    ) -> bool | str:
+        try:
+            require_readable(
+                targets, emphasis or "", windows or "", blend_words or "", subtract_words or "")
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -6,20 +6,27 @@ target column is A_source @ P where r is 1 and the target's own map where r is 0
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .words import bare as bare
+from .words import find, fold, is_of_word
+
 
 @dataclass(frozen=True)
 class Word:
-    """A word as typed and the positions of its tokens in the encoded prompt."""
+    """What stands between spaces, as typed, and the positions of its tokens in the encoded prompt.
+
+    `characters` holds the positions for each character of the folded text; where the tokens do not
+    spell it, it is empty, and every character has all positions.
+    """
 
     text: str
     positions: tuple[int, ...]
+    characters: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,32 @@ class TokenizedPrompt:
         return 2 + max((word.positions[-1] for word in self.words), default=0)
 
     def positions(self, wanted: str) -> tuple[int, ...]:
-        """Positions of every token of a word, none where it does not occur.
+        """Positions of the tokens of a word or phrase wherever it stands, none where it does not.
 
-        Case and punctuation around a word do not count.
+        What fills words from space to space has their punctuation too, as in the released code; a
+        part of a word has its own tokens only. Signs without a letter are found as whole words.
         """
-        key = bare(wanted)
-        return tuple(p for word in self.words if bare(word.text) == key for p in word.positions)
+        if not any(map(is_of_word, fold(wanted))):
+            same = (word.positions for word in self.words if bare(word.text) == bare(wanted))
+            return tuple(p for positions in same for p in positions)
+        text, owners = self._characters()
+        found: dict[int, None] = {}
+        for start, end in find(text, wanted):
+            left, right = text.rfind(" ", 0, start) + 1, (text + " ").index(" ", end)
+            if not any(map(is_of_word, text[left:start] + text[end:right])):
+                start, end = left, right
+            found.update(dict.fromkeys(p for own in owners[start:end] for p in own))
+        return tuple(found)
 
-
-def bare(word: str) -> str:
-    """A word without case and surrounding punctuation."""
-    return word.strip(string.punctuation).lower() or word.lower()
+    def _characters(self) -> tuple[str, list[tuple[int, ...]]]:
+        """The folded words between spaces, and the positions of every character of that."""
+        texts, owners = [], []
+        for word in self.words:
+            folded = fold(word.text).replace(" ", "_")
+            known = len(word.characters) == len(folded)
+            texts.append(folded)
+            owners += [*(word.characters if known else [word.positions] * len(folded)), ()]
+        return " ".join(texts), owners
 
 
 @dataclass(frozen=True)

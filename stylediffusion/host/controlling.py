@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..alignment import TokenizedPrompt, refine, replace, same_word_count
 from ..artifacts import Trajectory
 from ..blend import Blend, painted_masks
 from ..control import TAUS, Control, Target, Window, WordMasks, WordWindow
+from ..words import bare, fold, listed, nearest
 from . import text
 
 log = logging.getLogger("stylediffusion")
@@ -39,12 +41,16 @@ def make_control(
     A painted `mask` [1 or targets, H, W] stands in for where the blend words look. Raises
     ValueError naming the line or word where something does not fit.
     """
-    lines = targets.strip().splitlines()
-    if not lines:
-        raise ValueError("targets is empty; write the edited prompt, one edit a line")
-    wishes = wishes or Wishes()
+    wishes, blend = wishes or Wishes(), blend or Blend()
+    _require_numbers(windows, blend)
+    lines, said = notation.target_lines(targets, trajectory.prompt)
+    for read in said:
+        log.warning(read)
+    if trajectory.positive:
+        made = text.encode(clip, trajectory.prompt)
+        text.require_encoder_of(trajectory.positive, made, trajectory.prompt)
     source = text.tokenize(clip, trajectory.prompt)
-    prompts = [_tokenized(clip, line.strip(), i + 1) for i, line in enumerate(lines)]
+    prompts = [text.tokenize(clip, line) for line in lines]
     own_windows, word_windows = _windows(wishes.windows, prompts)
     emphasis = _emphasis(wishes.emphasis, prompts)
     blends = _word_masks(wishes.blend_words, "blend_words", source, prompts)
@@ -52,25 +58,41 @@ def make_control(
     painted = _painted(mask, len(prompts), trajectory)
     if mask is not None:
         blends = subtracts = [None] * len(prompts)
-    made = []
+    edits = []
     for i, prompt in enumerate(prompts):
         own = mode if mode != "auto" else _fitting_mode(source, prompt)
         alignment = replace(source, prompt) if own == "replace" else refine(source, prompt)
-        if prompt.text == source.text and emphasis[i] is None:
-            log.warning(
-                "line %d of targets, '%s', is the source prompt itself, so this edit changes "
-                "nothing; change a word, or give one an emphasis", i + 1, prompt.text,
-            )
-        made.append(Target(
+        if emphasis[i] is None:
+            _warn_of_no_change(i + 1, prompt.text, source.text)
+        edits.append(Target(
             prompt.text, own, text.encode(clip, prompt.text), alignment, emphasis[i],
             word_windows[i], blends[i], subtracts[i], own_windows[i], painted[i]))
-    return Control(trajectory.prompt, tuple(made), **windows, blend=blend or Blend())
+    return Control(trajectory.prompt, tuple(edits), **windows, blend=blend)
 
 
-def _tokenized(clip: Any, prompt: str, line: int) -> TokenizedPrompt:
-    if not prompt:
-        raise ValueError(f"line {line} of targets is empty; remove it or write a prompt")
-    return text.tokenize(clip, prompt)
+def _require_numbers(windows: dict[str, Window], blend: Blend) -> None:
+    """Raise ValueError for a NaN, which no range keeps out."""
+    numbers = {name: (window.start, window.end) for name, window in windows.items()}
+    numbers |= {f"blend_{name}": (value,) for name, value in vars(blend).items()}
+    for name, values in numbers.items():
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} is {values[-1]}, which is no number; set it between 0 and 1")
+
+
+def _warn_of_no_change(line: int, target: str, source: str) -> None:
+    """Say it where an edit is none: the source prompt itself, or all but for case and signs."""
+    if target == source:
+        log.warning(
+            "line %d of targets, '%s', is the source prompt itself, so this edit changes "
+            "nothing; change a word, or give one an emphasis", line, target)
+    elif "(" not in target + source and _bare_words(target) == _bare_words(source):
+        log.warning(
+            "line %d of targets, '%s', is the source prompt but for case or punctuation, so this "
+            "edit changes next to nothing; change a word, or give one an emphasis", line, target)
+
+
+def _bare_words(prompt: str) -> list[str]:
+    return [bare(word) for word in prompt.split()]
 
 
 def _painted(mask: Tensor | None, count: int, trajectory: Trajectory) -> list[Tensor | None]:
@@ -92,11 +114,12 @@ def _windows(
     """For each target the tau windows that were written, and those of single words."""
     taus: list[dict[str, Window]] = [{} for _ in prompts]
     words: list[list[WordWindow]] = [[] for _ in prompts]
-    one_line = written.replace("\n", ",")
-    for part, group in notation.parts_of(one_line, len(prompts), "windows"):
+    whole = notation.one_line(written)
+    for part, group in notation.parts_of(whole, len(prompts), "windows"):
         chosen = [prompts[i] for i in group]
         for name, value in notation.pairs(part, "windows"):
             window = notation.window(value, name)
+            name = fold(name) if fold(name) in TAUS else name
             found = [()] * len(group) if name in TAUS else _somewhere(name, chosen, "windows")
             for i, positions in zip(group, found, strict=True):
                 if name in TAUS:
@@ -128,15 +151,33 @@ def _word_masks(
     """Masks over source and target tokens of the words that were named, None where none was."""
     masks: list[WordMasks | None] = [None for _ in prompts]
     for part, group in notation.parts_of(written, len(prompts), what):
-        words = notation.word_list(part)
+        phrases = notation.phrases(part)
         chosen = [source, *(prompts[i] for i in group)]
-        found = [_somewhere(word, chosen, what) for word in words]
+        found = [[_phrase(prompt, phrase) for prompt in chosen] for phrase in phrases]
+        for word in (word for phrase in phrases for word in _missing(phrase, chosen)):
+            lack = _nowhere(word, chosen, what)
+            if len(group) == len(prompts) or not any(map(any, found)):
+                raise ValueError(lack)
+            log.warning("the other words of a list do without one: %s", lack)
         for place, i in enumerate(group, start=1):
-            if words:
+            if phrases:
                 masks[i] = WordMasks(
                     _mask(source, [row[0] for row in found]),
                     _mask(prompts[i], [row[place] for row in found]))
     return masks
+
+
+def _phrase(prompt: TokenizedPrompt, phrase: str) -> tuple[int, ...]:
+    """Positions of a phrase, or of those of its words that a prompt without it has."""
+    whole = prompt.positions(phrase)
+    return whole or tuple(p for word in phrase.split() for p in prompt.positions(word))
+
+
+def _missing(phrase: str, prompts: list[TokenizedPrompt]) -> list[str]:
+    """The words of a phrase that are in none of the prompts; none where the phrase is in one."""
+    if any(prompt.positions(phrase) for prompt in prompts):
+        return []
+    return [word for word in phrase.split() if not any(p.positions(word) for p in prompts)]
 
 
 def _somewhere(
@@ -145,10 +186,19 @@ def _somewhere(
     """A word's positions in each prompt; raises ValueError where it is in none of them."""
     found = [prompt.positions(word) for prompt in prompts]
     if not any(found):
-        texts = ", ".join(f"'{prompt.text}'" for prompt in prompts)
-        raise ValueError(
-            f"'{word}', written in {what}, is not a word of {texts}; write it as the prompt does")
+        raise ValueError(_nowhere(word, prompts, what))
     return found
+
+
+def _nowhere(word: str, prompts: list[TokenizedPrompt], what: str) -> str:
+    """That a word is in none of the prompts, what it may have been, and the words there are."""
+    texts = list(dict.fromkeys(prompt.text for prompt in prompts))
+    near = nearest(word, texts)
+    places = ", ".join(f"'{place}'" for place in texts)
+    hint = f"; did you mean '{near}'? " if near else ". "
+    typed = ", ".join(listed(typed.text for prompt in prompts for typed in prompt.words))
+    whose = "Its" if len(texts) == 1 else "Their"
+    return f"'{word}', written in {what}, is not in {places}{hint}{whose} words are: {typed}"
 
 
 def _mask(prompt: TokenizedPrompt, found: list[tuple[int, ...]]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import zlib
 from typing import Any
 
@@ -11,18 +13,29 @@ from torch import Tensor
 
 from ..alignment import TokenizedPrompt, Word
 from ..artifacts import Conditioning
+from ..words import clusters, fold
+
+log = logging.getLogger("stylediffusion")
+ROUNDING = 1e-3
+# CLIP's vocabulary writes a byte as the character of that number, or, where that is no visible one,
+# as the next from 256 on.
+_VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+BYTES = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + i): b for i, b in enumerate(_OTHERS)}
 
 
 def encode(clip: Any, prompt: str) -> Conditioning:
     """CONDITIONING of a prompt, one entry, as the host's CLIP Text Encode makes it.
 
-    Raises ValueError without a text encoder, and for one whose hooks change with the steps.
+    Raises ValueError without a text encoder, for one whose hooks change with the steps, and for a
+    weight that is no number.
     """
     if clip is None:
         raise ValueError(
             "the CLIP input is None; the checkpoint has no text encoder. Load one that has, or "
             "connect a CLIP loader"
         )
+    _require_weights(prompt)
     entries: Conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     if len(entries) > 1:
         raise ValueError(
@@ -32,17 +45,59 @@ def encode(clip: Any, prompt: str) -> Conditioning:
     return entries
 
 
+def _require_weights(prompt: str) -> None:
+    """Raise ValueError for a weight as in (car:nan), which would make all of the picture NaN."""
+    escaped = comfy.sd1_clip.escape_important(prompt)
+    for part, weight in comfy.sd1_clip.token_weights(escaped, 1.0):
+        if not math.isfinite(weight):
+            raise ValueError(
+                f"the weight of '{comfy.sd1_clip.unescape_important(part)}' in '{prompt}' is "
+                f"{weight}; write a number, as in (word:1.2)"
+            )
+
+
+def require_encoder_of(positive: Conditioning, made: Conditioning, prompt: str) -> None:
+    """Raise ValueError where a prompt was encoded to another width than a trajectory's.
+
+    `made` is the trajectory's own prompt, encoded anew: where it comes out otherwise, by more than
+    rounding, that is a warning.
+    """
+    (ours, extra), (theirs, their_extra) = made[0], positive[0]
+    for what, own, other in (
+        ("numbers for each token", ours, theirs),
+        ("pooled numbers", extra.get("pooled_output"), their_extra.get("pooled_output")),
+    ):
+        sizes = ["no" if tensor is None else tensor.shape[-1] for tensor in (own, other)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"the CLIP gives {sizes[0]} {what}, but the one the trajectory was made with gave "
+                f"{sizes[1]}; connect the CLIP that made the trajectory, of the same checkpoint"
+            )
+    if ours.shape != theirs.shape or _difference(ours, theirs) > ROUNDING:
+        log.warning(
+            "the CLIP encodes '%s' otherwise than when the trajectory was made, so the edits start "
+            "from other words than the picture; connect the same CLIP here as there, behind the "
+            "same CLIP Set Last Layer and LoRAs", prompt)
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """|a - b| / |b|."""
+    ours, theirs = ours.to("cpu", torch.float32), theirs.to("cpu", torch.float32)
+    return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
+
+
 def tokenize(clip: Any, prompt: str) -> TokenizedPrompt:
     """A prompt's token ids, all chunks of 77 in a row, and the positions of its words.
 
-    Words are split at white space. The host's weights, as in (tiger:1.3), are understood and leave
+    Words are split at white space, as the released code counts them; each knows which tokens spell
+    its characters. The host's weights, as in (tiger:1.3), are understood and leave
     no trace.
     """
     ids, positions = _tokens(clip, prompt)
-    return TokenizedPrompt(prompt, tuple(ids), tuple(_words(clip, prompt, positions)))
+    return TokenizedPrompt(prompt, tuple(ids), tuple(_words(clip, prompt, ids, positions)))
 
 
-def _words(clip: Any, prompt: str, positions: list[int]) -> list[Word]:
+def _words(clip: Any, prompt: str, ids: list[int], positions: list[int]) -> list[Word]:
     """Words with their positions; a weighted part that touches its neighbour is one word with it.
 
     In "(tiger:1.3), lying" the comma belongs to the tiger, as it would without the weight.
@@ -55,14 +110,40 @@ def _words(clip: Any, prompt: str, positions: list[int]) -> list[Word]:
         for i, piece in enumerate(segment.split()):
             count = len(_tokens(clip, _literal(piece))[1])
             own = tuple(positions[place : place + count])
+            characters = _characters(clip, piece, own, [ids[p] for p in own])
             if i == 0 and touches and not segment[0].isspace():
                 last = words.pop()
-                words.append(Word(last.text + piece, last.positions + own))
+                words.append(Word(
+                    last.text + piece, last.positions + own, last.characters + characters))
             else:
-                words.append(Word(piece, own))
+                words.append(Word(piece, own, characters))
             place += count
         touches = not segment[-1:].isspace() and bool(words)
     return [word for word in words if word.positions]
+
+
+def _characters(
+    clip: Any, word: str, positions: tuple[int, ...], ids: list[int]
+) -> tuple[tuple[int, ...], ...]:
+    """The positions that spell each character of a folded word; nothing where they do not."""
+    spelt = [_spelling(clip, token) for token in ids]
+    owners = [p for p, own in zip(positions, spelt, strict=True) for _ in own]
+    place, folded, found = 0, "", list[tuple[int, ...]]()
+    for cluster in clusters(b"".join(spelt).decode(errors="replace")):
+        size, part = len(cluster.encode()), fold(cluster)
+        found += [tuple(dict.fromkeys(owners[place : place + size]))] * len(part)
+        place, folded = place + size, folded + part
+    return tuple(found) if folded == fold(word) else ()
+
+
+def _spelling(clip: Any, token: int) -> bytes:
+    """The bytes that a token of CLIP's vocabulary stands for; none for any other."""
+    spell = getattr(getattr(clip, "tokenizer", None), "untokenize", None)
+    if spell is None or token < 0:
+        return b""
+    (_, piece), = spell([(token,)])
+    piece = str(piece).removesuffix("</w>")
+    return bytes(BYTES[c] for c in piece) if all(c in BYTES for c in piece) else b""
 
 
 def _literal(text: str) -> str:
