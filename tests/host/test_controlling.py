@@ -146,10 +146,10 @@ def test_windows_on_several_lines_are_one_list_for_all_targets(clip: Any) -> Non
 
 
 @pytest.mark.parametrize(("wish", "message"), [
-    ({"blend_words": "tiger"}, "'tiger', written in blend_words, is not a word of 'a painting"),
+    ({"blend_words": "tiger"}, "'tiger', written in blend_words, is not in 'a painting"),
     ({"subtract_words": "tiger"}, "'tiger', written in subtract_words"),
     ({"emphasis": "tiger: 2"}, "'tiger', written in emphasis"),
-    ({"emphasis": "cat: 2"}, f"'cat', written in emphasis, is not a word of '{BOAT}'"),
+    ({"emphasis": "cat: 2"}, f"'cat', written in emphasis, is not in '{BOAT}'"),
     ({"emphasis": "boat: loud"}, "the emphasis 'loud' of 'boat'"),
     ({"windows": "tiger: 0-0.5"}, "'tiger', written in windows"),
     ({"windows": "tau_c: 0.6-0.1"}, "the window '0.6-0.1' of 'tau_c' must run"),
