@@ -12,9 +12,11 @@ from stylediffusion import schedule
 from stylediffusion.alignment import Alignment
 from stylediffusion.artifacts import ValueEmbedding, supervising_layers
 from stylediffusion.control import Control, Target, Window, WordMasks
+from stylediffusion.edit_plan import make_plan
 from stylediffusion.host import model as host_model
-from stylediffusion.host.editing import P2PlusRun
+from stylediffusion.host.editing import EditRun
 from stylediffusion.host.guider import stacked
+from stylediffusion.host.stepwise import BetweenSteps
 from tests.textbook import Controller, Edit, Settings
 
 from .subjects import Subject, layers_of, on_stage
@@ -51,9 +53,10 @@ class EditSteps:
         embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width),
                                    torch.zeros(STEPS, TOKENS, width), 7.5, "", "", ())
         self.control = make_control(subject, mode)
-        self.run = P2PlusRun(self.control, embedding, STEPS, self.x.device, layers,
-                             self.supervising)
-        self.edited_options = self.run.options(options)
+        plan = make_plan(self.control, embedding, STEPS, self.x.device)
+        self.run = EditRun(plan, layers, self.supervising)
+        self.run.step = STEP
+        self.after = BetweenSteps(self.run, self.control, None)
 
     def plain(self) -> Tensor:
         """The host's own guided step."""
@@ -64,8 +67,9 @@ class EditSteps:
     def edited(self) -> Tensor:
         """The same batch with the value embedding, both injections and, where asked, the blend."""
         with torch.no_grad():
-            found = self.model(self.x, self.sigma, model_options=self.edited_options)
-            return self.run.after_step(STEP, found)
+            found = self.model(
+                self.x, self.sigma, model_options=self.run.options(self.options))
+            return self.after(STEP, found)
 
     def textbook(self) -> Work:
         """The same edit by a controller that makes every map."""

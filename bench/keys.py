@@ -27,10 +27,10 @@ from stylediffusion.host.attention import (
     with_patch,
 )
 from stylediffusion.host.controlling import Wishes, make_control
-from stylediffusion.host.guider import sample_edits
 from stylediffusion.host.inverting import invert_latent
 from stylediffusion.host.learning import HostLearningModel
 from stylediffusion.host.model import fingerprint
+from stylediffusion.host.sampling import sample_edits
 from stylediffusion.learning import LearningSettings, Learnt, learn
 from stylediffusion.mapping import SCALE_AND_SHIFT, scale_and_shift, start_rows, value_input
 from stylediffusion.metrics import psnr
@@ -73,7 +73,7 @@ def key_patch(scale: Tensor, shift: Tensor, row: int | None) -> AttentionPatch:
         for kind, rows in conditional_chunks(len(context), extra):
             part = context[rows]
             if kind == CONDITIONAL:
-                looked = value_input(part, scale[step], shift[step])
+                looked = value_input(part, scale[step].to(part.device), shift[step].to(part.device))
                 part = looked if row is None else torch.cat(
                     [part[:row], looked[row : row + 1], part[row + 1 :]])
             parts.append(part)
@@ -85,7 +85,8 @@ def key_patch(scale: Tensor, shift: Tensor, row: int | None) -> AttentionPatch:
 def learnt_with(form: str, model: Any, trajectory: Trajectory) -> Learnt:
     """The fast preset's solver with the same number of evaluations at every step."""
     found: list[Learnt] = []
-    context = trajectory.positive[0][0].clone()
+    device = model.load_device
+    context = trajectory.positive[0][0].clone().to(device)
     rows = start_rows(SCALE_AND_SHIFT, context)
     if form != "value":
         scale, shift = rows.chunk(2)
@@ -95,7 +96,7 @@ def learnt_with(form: str, model: Any, trajectory: Trajectory) -> Learnt:
         kind = HostLearningModel if form == "value" else KeyValueModel
         host = kind(wrapped, options, trajectory.levels, sigmas, ())
         with torch.enable_grad():
-            found.append(learn(host, trajectory.latents.clone(), trajectory.levels,
+            found.append(learn(host, trajectory.latents.clone().to(device), trajectory.levels,
                                QuasiNewtonSolver(rows, scale_and_shift, BUDGET), BUDGET))
 
     model.model.requires_grad_(False)
@@ -184,6 +185,7 @@ def main() -> None:
     with torch.no_grad():
         model, clip, vae = (load() for load in (
             lambda: loading.load_model(disable_dynamic=True), loading.load_clip, loading.load_vae))
+    print(f"on {subjects.device_name()}", flush=True)
     results = []
     for trial in (trials.DEMO, *trials.TESTS)[: chosen.scenes]:
         results.append(measured(model, clip, vae, trial))

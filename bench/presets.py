@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,6 @@ from stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion.blend import Blend
 from stylediffusion.control import Window
 from stylediffusion.host.controlling import Wishes, make_control
-from stylediffusion.host.guider import sample_edits
 from stylediffusion.host.inverting import invert_latent
 from stylediffusion.host.learning import (
     LearningWishes,
@@ -30,8 +28,11 @@ from stylediffusion.host.learning import (
     learn_value_embedding,
 )
 from stylediffusion.host.model import ModelPatcher
+from stylediffusion.host.sampling import sample_edits
 from stylediffusion.learning import LearningSettings
 from stylediffusion.metrics import psnr
+
+from .timing import clock
 
 STEPS = 30
 COMPANIONS = {"null_text": NULL_TEXT, "text_embedding": TEXT_EMBEDDING}
@@ -105,13 +106,13 @@ def run_preset(
     counter, model = RowCounter(), parts.model.clone()
     model.set_model_unet_function_wrapper(counter)
     tower, image = (parts.vision, source) if preset == "exact" else (None, None)
-    started, embedding = time.perf_counter(), None
+    started, embedding = clock(), None
     if preset in COMPANIONS:
         embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
     elif preset != "direct":
         embedding = learn_value_embedding(
             model, trajectory, tower, image, wishes_for(preset))
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     painted = parts.vae.decode(sample_edits(
         parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
     painted = painted.clamp(0, 1)

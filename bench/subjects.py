@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from demo import host_path  # isort: skip  (before anything that imports comfy)
 
 import comfy.clip_vision
+import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import comfy.supported_models
@@ -31,6 +32,14 @@ SD15_CONFIG = {
     "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False,
     "context_dim": 768, "adm_in_channels": None, "use_linear_in_transformer": False,
 }
+SDXL_CONFIG = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,
+    "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
+    "use_spatial_transformer": True, "legacy": False, "context_dim": 2048, "adm_in_channels": 2816,
+    "num_classes": "sequential", "use_linear_in_transformer": True, "num_head_channels": 64,
+}
 VIT_B16_CONFIG = {
     "model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072,
     "num_hidden_layers": 12, "num_attention_heads": 12, "num_channels": 3, "image_size": 224,
@@ -41,7 +50,10 @@ Work = Callable[[Any, dict[str, Any], Tensor], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with gradients possible, prompts, a latent (VP), a vision tower and its picture."""
+    """A model with gradients possible, prompts, a latent (VP), a vision tower and its picture.
+
+    All but the model's weights, which the host moves by itself, are on the host's device.
+    """
 
     name: str
     model: ModelPatcher
@@ -50,6 +62,12 @@ class Subject:
     latent: Tensor
     tower: Any
     pixels: Tensor
+
+
+def device_name() -> str:
+    """Where the host works, as it calls it."""
+    device = comfy.model_management.get_torch_device()
+    return str(comfy.model_management.get_torch_device_name(device))
 
 
 @torch.no_grad()
@@ -65,8 +83,9 @@ def _demo() -> Subject:
     latent = vae.encode(picture) * loading.parts.LATENT_SCALE
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                           for text in (scenes.caption(scene), ""))
-    return Subject("demo", loading.load_model(disable_dynamic=True), positive, negative, latent,
-                   tower.model.float().requires_grad_(False), picture.movedim(-1, 1))
+    return on_device(
+        Subject("demo", loading.load_model(disable_dynamic=True), positive, negative, latent,
+                tower.model.float().requires_grad_(False), picture.movedim(-1, 1)))
 
 
 def _sd15(side: int) -> Subject:
@@ -78,13 +97,46 @@ def _sd15(side: int) -> Subject:
     for module in (model.diffusion_model, tower):
         initialise(module.float(), generator)
     tower.requires_grad_(False)
-    cpu = torch.device("cpu")
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    management = comfy.model_management
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, load_device=management.get_torch_device(), offload_device=torch.device("cpu"))
     prompts: list[Conditioning] = [
         [(torch.randn(1, 77, 768, generator=generator), {})] for _ in range(2)]
     latent = torch.randn(1, 4, side, side, generator=generator)
     pixels = torch.randn(1, 3, 224, 224, generator=generator)
-    return Subject("sd15", patcher, prompts[0], prompts[1], latent, tower, pixels)
+    return on_device(Subject("sd15", patcher, prompts[0], prompts[1], latent, tower, pixels))
+
+
+def narrow(shape: str, side: int = 16) -> Subject:
+    """SD1.5's or SDXL's block structure at a tenth of the width: as many operations, less work."""
+    if shape == "sdxl":
+        narrower = {**SDXL_CONFIG, "model_channels": 32, "num_head_channels": 16}
+        config = comfy.supported_models.SDXL({**narrower, "context_dim": 64})
+    else:
+        config = comfy.supported_models.SD15(
+            {**SD15_CONFIG, "model_channels": 32, "context_dim": 64})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    generator = torch.Generator().manual_seed(1)
+    initialise(model.diffusion_model, generator)
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, load_device=comfy.model_management.get_torch_device(),
+        offload_device=torch.device("cpu"))
+    extra = {"pooled_output": torch.zeros(1, 1280)} if shape == "sdxl" else {}
+    prompts: list[Conditioning] = [
+        [(torch.randn(1, 77, 64, generator=generator), dict(extra))] for _ in range(2)]
+    latent = torch.randn(1, 4, side, side, generator=generator)
+    return Subject(shape, patcher, prompts[0], prompts[1], latent, None, torch.empty(0))
+
+
+def on_device(subject: Subject) -> Subject:
+    """The same subject where the host works."""
+    device = subject.model.load_device
+    positive, negative = ([(tensor.to(device), extra) for tensor, extra in prompt]
+                          for prompt in (subject.positive, subject.negative))
+    return replace(
+        subject, positive=positive, negative=negative, latent=subject.latent.to(device),
+        tower=subject.tower.to(device), pixels=subject.pixels.to(device))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""P2Plus: what a sampling step does to each row, and value mixing in place of map editing.
+"""P2Plus: which words of an edit hear the source at which steps, and how strongly.
 
 Section 3.4 of the paper. Because attention is linear in the value rows, an edited map never has to
-exist: (A_source P) v = A_source (P v). See `mixed_values`.
+exist: (A_source P) v = A_source (P v). See `edit_plan`.
 
 Prompts of several chunks of 77 tokens run beside shorter ones, which the host then repeats. A map
 over repeated tokens sums to the map over them once, so all that concerns tokens is folded to the
@@ -122,7 +122,13 @@ class Control:
     @property
     def reads_words(self) -> bool:
         """Whether any edit is kept to where words look."""
-        return any(target.blend is not None for target in self.targets)
+        return bool(self.word_targets)
+
+    @property
+    def word_targets(self) -> list[int]:
+        """The targets that are kept to where words look; a painted mask goes before words."""
+        return [i for i, target in enumerate(self.targets)
+                if target.blend is not None and target.mask is None]
 
     def window(self, tau: str, target: Target) -> Window:
         """The window of tau_v, tau_c, tau_s or tau_u that a target has."""
@@ -174,18 +180,3 @@ def injects_self_attention(tokens: int, width: int, full_width: int) -> bool:
     Half of an odd width is rounded up, as the UNet does.
     """
     return width <= math.ceil(full_width / SELF_FACTOR) or tokens <= SELF_TOKENS
-
-
-def mixed_values(
-    values: Tensor, mapper: Tensor, first: Tensor, second: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Split target values [n, L * m, d] into what the source's map and the target's own map hear.
-
-    With A_edited = (A_source P) diag(first) + A_target diag(second), the edited output is
-    A_source @ (P diag(first) v) + A_target @ (diag(second) v). A longer negative prompt makes the
-    host repeat all tokens, m times.
-    """
-    length = values.shape[1]
-    ours = mapper.to(values) @ (first.to(values).unsqueeze(-1) * values[:, : first.shape[-1]])
-    own = repeated(second, length).to(values).unsqueeze(-1) * values
-    return repeated(ours.mT, length).mT, own

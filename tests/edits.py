@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import guider, inverting, sampling
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from . import textbook
@@ -79,7 +79,7 @@ def sampled(
     wanted: control.Control | None,
 ) -> list[torch.Tensor]:
     """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
-    parts = guider.sampling_parts(model, trajectory, embedding, wanted, 0.0)
+    parts = sampling.sampling_parts(model, trajectory, embedding, wanted, 0.0)
     seen: list[torch.Tensor] = []
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:

@@ -17,6 +17,7 @@ from comfy.ldm.modules.attention import get_attention_function, optimized_attent
 from torch import Tensor
 
 from ..artifacts import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING, AttentionLayer
+from ..edit_plan import CONDITIONAL, UNCONDITIONAL
 from ..mapping import value_input
 
 ExtraOptions = dict[str, Any]
@@ -24,15 +25,17 @@ AttentionPatch = Callable[
     [Tensor, Tensor, Tensor, ExtraOptions], tuple[Tensor, Tensor, Tensor]
 ]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
-CONDITIONAL, UNCONDITIONAL = 0, 1
 HEARD_BY = {VALUE_EMBEDDING: CONDITIONAL, TEXT_EMBEDDING: CONDITIONAL, NULL_TEXT: UNCONDITIONAL}
 
 
-def with_patch(model_options: dict[str, Any], name: str, patch: Any) -> dict[str, Any]:
-    """A copy of model options with one more patch behind those already there."""
+def with_patch(
+    model_options: dict[str, Any], name: str, patch: Any, first: bool = False
+) -> dict[str, Any]:
+    """A copy of model options with one more patch behind, or before, those already there."""
     options = comfy.model_patcher.create_model_options_clone(model_options)
     patches = options.setdefault("transformer_options", {}).setdefault("patches", {})
-    patches[name] = [*patches.get(name, []), patch]
+    there = patches.get(name, [])
+    patches[name] = [patch, *there] if first else [*there, patch]
     return options
 
 
@@ -189,24 +192,33 @@ def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
 
 
 def prompt_patch(kind: str, scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which keys and values both come from c * s + b; differentiable in both.
+    """An attn2_patch under which keys and values come from c * s + b; differentiable in both.
 
-    A null text is heard by every unconditional row; a text embedding by the source alone, row 0 of
-    the conditional ones. Tables [N, 77, d], or [1, 77, d] for whatever step is being learnt.
+    Tables [1, 77, d]; see `with_prompt`.
     """
-    branch = HEARD_BY[kind]
 
     def patch(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        step = sampling_step(extra) if len(scale) > 1 else 0
-        keys, values = context.clone(), value.clone()
-        for chunk, rows in conditional_chunks(len(n), extra):
-            if chunk == branch:
-                own = rows if branch == UNCONDITIONAL else slice(rows.start, rows.start + 1)
-                tables = (table[step].to(context.device) for table in (scale, shift))
-                heard = value_input(context[own].float(), *tables)
-                keys[own] = values[own] = heard.to(keys.dtype)
-        return n, keys, values
+        return n, *with_prompt(kind, scale[0], shift[0], context, value, extra)
 
     return patch
+
+
+def with_prompt(
+    kind: str, scale: Tensor, shift: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+) -> tuple[Tensor, Tensor]:
+    """Key and value inputs with a learnt prompt, c * s + b of tables [77, d], in its rows' place.
+
+    A null text is heard by every unconditional row; a text embedding by the source alone, row 0 of
+    the conditional ones.
+    """
+    branch = HEARD_BY[kind]
+    keys, values = context.clone(), value.clone()
+    for chunk, rows in conditional_chunks(len(context), extra):
+        if chunk == branch:
+            own = rows if branch == UNCONDITIONAL else slice(rows.start, rows.start + 1)
+            tables = (table.to(context.device) for table in (scale, shift))
+            heard = value_input(context[own].float(), *tables)
+            keys[own] = values[own] = heard.to(keys.dtype)
+    return keys, values

@@ -1,270 +1,195 @@
-"""P2Plus while it runs: one object a sampling run, whose patches edit rows through values."""
+"""P2Plus while it runs: patches of the host that look up what an edit plan says of this step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import trange
 
-from ..artifacts import VALUE_EMBEDDING, AttentionLayer, ValueEmbedding
-from ..blend import blend_mask, blended
-from ..control import Control, injects_self_attention, mixed_values
-from ..mapping import value_input
+from ..artifacts import AttentionLayer
+from ..control import injects_self_attention
+from ..edit_plan import CONDITIONAL, HEAT_COLUMNS, CallRows, EditPlan, Phase
 from .attention import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    AttentionPatch,
     AttentionReplacement,
     ExtraOptions,
     conditional_chunks,
     fused_attention,
     occupied,
-    prompt_patch,
-    sampling_step,
+    on_grid,
     with_patch,
+    with_prompt,
     with_replacements,
 )
-from .heat import WordHeat
 
-RUN = "stylediffusion_run"
-
-
-class RowWindow:
-    """What holds at some steps for some rows of a chunk: from bool [N, rows]."""
-
-    def __init__(self, held: Tensor, device: torch.device) -> None:
-        self.anywhere: list[bool] = held.any(1).tolist()
-        self.ever = any(self.anywhere)
-        self.rows = held[..., None, None].to(device)
-
-    def chosen(self, step: int, inside: Tensor, outside: Tensor) -> Tensor:
-        """Rows [rows, T, d] of `inside` where it holds at a step, else of `outside`."""
-        return torch.where(self.rows[step].to(inside.device), inside, outside)
+LayerKey = tuple[str, int, int]
 
 
-class P2PlusRun:
-    """Everything one sampling run needs, on its device; made when a run starts and then dropped.
+class EditRun:
+    """One sampling run of a plan: the step it is at, and what its steps have in common.
 
-    In every chunk row 0 is the source and the others are the targets. `layers` are all
-    cross-attention layers, `supervising` those whose maps local blend reads; `source` holds the
-    latents (k-diffusion, [N, C, h, w]) that row 0 is set to after each step, where it is. A null
-    text is heard by the unconditional half of every row. A text embedding takes the place of the
-    source's prompt: targets keep their own words, and look through the maps it gives the source.
+    `layers` are all cross-attention layers, `watched` those whose maps local blend reads. `columns`
+    collects, layer by layer, the blend words' columns [targets, 4, h, w] summed over heads. A layer
+    that another node replaces is left to our replacement behind it: both need the true queries.
     """
 
     def __init__(
-        self,
-        control: Control | None,
-        embedding: ValueEmbedding | None,
-        steps: int,
-        device: torch.device,
-        layers: tuple[AttentionLayer, ...] = (),
-        supervising: tuple[AttentionLayer, ...] = (),
-        source: Tensor | None = None,
+        self, plan: EditPlan, layers: tuple[AttentionLayer, ...],
+        watched: tuple[AttentionLayer, ...],
     ) -> None:
-        self.control, self.steps, self.layers = control, steps, layers
-        self.source = None if source is None else source.to(device)
-        self.scale, self.shift, self.prompt = _heard(embedding, device)
-        self.crosses, self.keeps_own, self.hears_both = ([False] * steps for _ in range(3))
-        self.heat: WordHeat | None = None
-        self.masks: Tensor | None = None
-        self.left: tuple[AttentionLayer, ...] = ()
-        if control is None:
-            return
-        self._hold(control, device)
-        first, second = control.weights(steps)
-        self._weigh(first, second, device)
-        self.mappers = control.mappers().to(device)
-        if control.reads_words:
-            self.heat = WordHeat(control, self.mappers, self.first, self.second, supervising)
+        self.plan, self.layers = plan, layers
+        self.step = 0
+        self.columns: list[Tensor] = []
+        self._watched = {_key(layer) for layer in watched}
+        self._watched_layers = watched
+        self._occupied: set[LayerKey] = set()
+        self._base: dict[str, Any] | None = None
+        self._options: dict[int, dict[str, Any]] = {}
+        self._inputs: dict[tuple[bool, bool], tuple[Any, Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def _hold(self, control: Control, device: torch.device) -> None:
-        """The windows of all rows; the source hears the value embedding at every step."""
-        source = torch.zeros(self.steps, 1, dtype=torch.bool)
-        value, layout, unconditional = (
-            control.held(tau, self.steps) for tau in ("tau_v", "tau_s", "tau_u"))
-        self.hears = RowWindow(torch.cat([~source, value], 1), device)
-        self.layout = {
-            CONDITIONAL: RowWindow(torch.cat([source, layout], 1), device),
-            UNCONDITIONAL: RowWindow(torch.cat([source, unconditional], 1), device),
-        }
-
-    def _weigh(self, first: Tensor, second: Tensor, device: torch.device) -> None:
-        """Which target rows hear the source's map alone, and at which steps any hears both."""
-        alone = (second == 0).all(-1)
-        plain = (first == 0).all(-1) & (second == 1).all(-1)
-        self.crosses = (~plain).any(1).tolist()
-        self.keeps_own = (second != 0).flatten(1).any(1).tolist()
-        self.hears_both = (~plain & ~alone).any(1).tolist()
-        self.through_source = RowWindow(alone, device)
-        self.first, self.second = first.to(device), second.to(device)
+    @property
+    def phase(self) -> Phase:
+        """What holds at this step."""
+        return self.plan.phases[self.step]
 
     def options(self, model_options: dict[str, Any]) -> dict[str, Any]:
-        """Model options with the patches this run needs, and none that would do nothing."""
-        if self.control is not None and any(row.ever for row in self.layout.values()):
-            model_options = with_patch(model_options, "attn1_patch", self.self_attention)
-        if self.prompt is not None:
-            model_options = with_patch(model_options, "attn2_patch", self.prompt)
-        if self.scale is not None or any(self.crosses):
-            model_options = with_patch(model_options, "attn2_patch", self.cross_attention)
-        read = () if self.heat is None else self.heat.layers
-        others = occupied(model_options, self.layers) if any(self.crosses) else ()
-        self.left = tuple(dict.fromkeys((*read, *others)))
-        replaced = self.layers if any(self.hears_both) else self.left
+        """Model options with the patches this step needs, and none that would do nothing."""
+        if model_options is not self._base:
+            self._base, self._options = model_options, {}
+            self._occupied = {_key(layer) for layer in occupied(model_options, self.layers)}
+        key = id(self.phase)
+        if key not in self._options:
+            self._options[key] = self._patched(model_options)
+        return self._options[key]
+
+    def _patched(self, options: dict[str, Any]) -> dict[str, Any]:
+        plan, phase = self.plan, self.phase
+        if phase.injects:
+            # First, so that patches which tile or merge rows see those that look together.
+            options = with_patch(options, "attn1_patch", self.self_attention, first=True)
+        if plan.hears_prompts or plan.hears_values or phase.crosses or phase.watched:
+            options = with_patch(options, "attn2_patch", self.cross_attention)
+        if len(phase.keeping) or phase.watched:
+            options = with_patch(options, "attn2_output_patch", self.folded, first=True)
+        left = [layer for layer in self.layers if _key(layer) in self._occupied]
+        replaced = (*(self._watched_layers if phase.watched else ()),
+                    *(left if phase.crosses else ()))
         if replaced:
-            model_options = with_replacements(model_options, replaced, self._replacement)
-        if self.source is not None or (self.control is not None and self.control.blends):
-            model_options = {**model_options, "transformer_options": {
-                **model_options.get("transformer_options", {}), RUN: self}}
-        return model_options
-
-    def after_step(self, step: int, latents: Tensor) -> Tensor:
-        """Latents [1 + targets, C, h, w] with the source set right and the edits blended in."""
-        if self.source is not None:
-            latents = torch.cat([self.source[step : step + 1].to(latents), latents[1:]])
-        return self.blended(step, latents)
-
-    def blended(self, step: int, latents: Tensor) -> Tensor:
-        """Latents [1 + targets, C, h, w] after a step, with the edits kept to their places."""
-        control = self.control
-        if control is None or not control.blends or not control.blend.holds(step, self.steps):
-            return latents
-        self.masks = torch.cat(self._places(control, latents))
-        return blended(latents, self.masks)
-
-    def _places(self, control: Control, latents: Tensor) -> list[Tensor]:
-        """A mask [1, 1, h, w] for each target: painted, by words, or everywhere."""
-        height, width = latents.shape[-2:]
-        everywhere = torch.ones_like(latents[:1, :1], dtype=torch.bool)
-        heats = [(None, None)] * len(control.targets) if self.heat is None else \
-            self.heat.by_target()
-        return [
-            target.mask[None, None].to(latents) if target.mask is not None
-            else everywhere if heat is None
-            else blend_mask(heat, subtract, height, width, control.blend)
-            for target, (heat, subtract) in zip(control.targets, heats, strict=True)
-        ]
+            layers = tuple(dict.fromkeys(replaced))
+            options = with_replacements(options, layers, self._replacement)
+        return options
 
     def self_attention(
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn1_patch: inside their windows target rows look with the source's query and key."""
         width, full_width = extra["activations_shape"][-1], extra["original_shape"][-1]
-        if not injects_self_attention(n.shape[1], width, full_width):
+        rows = self.plan.self_rows(self.step, tuple(extra["cond_or_uncond"]))
+        if rows is None or not injects_self_attention(n.shape[1], width, full_width):
             return n, context, value
-        step = sampling_step(extra)
-        query, key = n.clone(), context.clone()
-        for kind, rows in conditional_chunks(len(n), extra):
-            held = self.layout[kind]
-            if held.anywhere[step]:
-                query[rows] = held.chosen(step, n[rows][:1], n[rows])
-                key[rows] = held.chosen(step, context[rows][:1], context[rows])
+        query = n.index_select(0, rows.to(n.device))
+        key = query if context is n else context.index_select(0, rows.to(n.device))
         return query, key, value
 
     def cross_attention(
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """attn2_patch: the value embedding, then one attention on mixed values where that is all.
+        """attn2_patch: queries, keys and mixed values of every row of the attention."""
+        left, watched = self._is_left(extra), self._is_watched(extra)
+        keys, values = self._heard(context, value, extra, left, watched)
+        if left:
+            return n, keys, values
+        return self._rows(extra, watched).looking(n), keys, values
 
-        Layers that local blend reads, or that another node replaces, are left to our replacement:
-        both need the true queries.
-        """
-        step = sampling_step(extra)
-        alone = self.crosses[step] and not self.hears_both[step] and not self._is_left(extra)
-        query, key, heard = n, context, value.clone()
-        if alone:
-            query, key = n.clone(), context.clone()
-        for kind, rows in conditional_chunks(len(n), extra):
-            if kind != CONDITIONAL:
-                continue
-            heard[rows] = self._with_embedding(value[rows], step)
-            if alone:
-                own, chosen = slice(rows.start + 1, rows.stop), self.through_source.chosen
-                query[own] = chosen(step, n[rows][:1], n[own])
-                key[own] = chosen(step, context[rows][:1], context[own])
-                heard[own] = chosen(step, self._mixed(heard[own], step)[0], heard[own])
-        return query, key, heard
+    def folded(self, out: Tensor, extra: ExtraOptions) -> Tensor:
+        """attn2_output_patch: one row again for each row of the call."""
+        if self._is_left(extra):
+            return out
+        return self._rows(extra, self._is_watched(extra)).folded(out)
 
     def _replacement(self, layer: AttentionLayer) -> AttentionReplacement:
-        """One layer's attention where target rows hear two maps, or where it is left to us."""
-        watched = self.heat is not None and layer in self.heat.layers
-        left = layer in self.left
+        """A layer whose maps are watched, or that another node replaces, or both."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-            step = sampling_step(extra)
-            if watched and self.heat is not None:
-                self.heat.watch(layer, q, k, extra, step)
-            if not self.crosses[step] or not (left or self.hears_both[step]):
-                return fused_attention(q, k, v, extra)
-            return self._two_attentions(q, k, v, extra, step)
+            left, watched = self._is_left(extra), self._is_watched(extra)
+            rows = self._rows(extra, watched)
+            if left:
+                q, k, v = rows.looking(q), rows.looking(k), self._mixed(v, extra, watched)
+            if watched:
+                _write_columns(v[rows.first_watched :], self.phase.columns, extra["n_heads"])
+            out = fused_attention(q, k, v, extra)
+            if watched:
+                self._note(out[rows.first_watched :], layer, extra)
+            return rows.folded(out) if left else out
 
         return attend
 
-    def _two_attentions(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions, step: int
+    def _heard(
+        self, context: Tensor, value: Tensor, extra: ExtraOptions, left: bool, watched: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer; layers of a call that are given the same share them."""
+        moment = self.step, tuple(extra["cond_or_uncond"])
+        last = self._inputs.get((left, watched))
+        if last is not None and last[0] == moment and last[1] is context and last[2] is value:
+            return last[3], last[4]
+        keys, values = context, value
+        if self.plan.hears_prompts:
+            scale, shift = self.plan.table(self.step)
+            keys, values = with_prompt(self.plan.kind, scale, shift, context, value, extra)
+        if self.plan.hears_values or watched or (self.phase.crosses and not left):
+            values = self._mixed(values, extra, watched, heard=True, crosses=not left)
+        if not left:
+            keys = self._rows(extra, watched).looking(keys)
+        self._inputs[left, watched] = moment, context, value, keys, values
+        return keys, values
+
+    def _mixed(
+        self, values: Tensor, extra: ExtraOptions, watched: bool, heard: bool = False,
+        crosses: bool = True,
     ) -> Tensor:
-        """The source's map on its share of the values plus, where there is any, the own map."""
-        query, key, ours = q.clone(), k.clone(), v.clone()
-        rest: list[tuple[slice, Tensor]] = []
-        for kind, rows in conditional_chunks(len(q), extra):
-            if kind != CONDITIONAL:
-                continue
-            own = slice(rows.start + 1, rows.stop)
-            query[own], key[own] = q[rows][:1], k[rows][:1]
-            ours[own], kept = self._mixed(v[own], step)
-            rest.append((own, kept))
-        out = fused_attention(query, key, ours, extra)
-        if self.keeps_own[step]:
-            for own, kept in rest:
-                out[own] += fused_attention(q[own], k[own], kept, extra)
-        return out
+        """Values for every row of the attention: embedded, mixed, and the second ones."""
+        parts, second, seen = [], [], []
+        for kind, rows in conditional_chunks(len(values), extra):
+            chunk = values[rows]
+            if kind == CONDITIONAL:
+                chunk = self.plan.heard(self.step, chunk) if heard else chunk.float()
+            if kind == CONDITIONAL and crosses:
+                chunk, own = self.phase.mixed(chunk)
+                second.append(own)
+                seen += [chunk[:1]] * (len(self.phase.watched) if watched else 0)
+            parts.append(chunk)
+        return torch.cat([*parts, *second, *seen]).to(values.dtype)
 
-    def _mixed(self, values: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return mixed_values(values, self.mappers, self.first[step], self.second[step])
-
-    def _with_embedding(self, value: Tensor, step: int) -> Tensor:
-        """Row 0 hears c * s + b at every step, target rows their own scaled inside tau_v."""
-        if self.scale is None or self.shift is None:
-            return value
-        scale, shift = (table[step].to(value.device) for table in (self.scale, self.shift))
-        heard = value_input(value.float(), scale, shift).to(value.dtype)
-        return heard if self.control is None else self.hears.chosen(step, heard, value)
+    def _rows(self, extra: ExtraOptions, watched: bool) -> CallRows:
+        return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), watched)
 
     def _is_left(self, extra: ExtraOptions) -> bool:
-        """Whether the layer of this call is left to its replacement."""
-        key = (*extra["block"], extra.get("block_index", 0))
-        return any(key == (layer.block, layer.number, layer.index) for layer in self.left)
+        """Whether the layer of this call is left to the replacement behind another node's."""
+        return self._here(extra) in self._occupied
+
+    def _is_watched(self, extra: ExtraOptions) -> bool:
+        return bool(self.phase.watched) and self._here(extra) in self._watched
+
+    @staticmethod
+    def _here(extra: ExtraOptions) -> LayerKey:
+        return (*extra["block"], extra.get("block_index", 0))
+
+    def _note(self, out: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> None:
+        """Add the watched rows' columns, summed over heads, for every blended target."""
+        targets = self.plan.blended
+        found = out.unflatten(-1, (extra["n_heads"], -1))[..., :HEAT_COLUMNS]
+        found = found.unflatten(0, (-1, targets)).sum((0, 3), dtype=torch.float32)
+        self.columns.append(on_grid(found.mT, layer, extra))
 
 
-def _heard(
-    embedding: ValueEmbedding | None, device: torch.device
-) -> tuple[Tensor | None, Tensor | None, AttentionPatch | None]:
-    """Scale and shift of the value input, or what replaces a prompt; None for what there is not."""
-    if embedding is None:
-        return None, None, None
-    scale, shift = embedding.scale.to(device), embedding.shift.to(device)
-    if embedding.kind == VALUE_EMBEDDING:
-        return scale, shift, None
-    return None, None, prompt_patch(embedding.kind, scale, shift)
+def _key(layer: AttentionLayer) -> LayerKey:
+    return layer.block, layer.number, layer.index
 
 
-def sample_by_steps(
-    euler: Callable[..., Tensor], model: Any, x: Tensor, sigmas: Tensor,
-    extra_args: dict[str, Any], callback: Callable[[dict[str, Any]], None] | None = None,
-    disable: bool | None = None,
-) -> Tensor:
-    """The host's own Euler, a step at a time, with what the run does after each."""
-    run: P2PlusRun = extra_args["model_options"]["transformer_options"][RUN]
-    for i in trange(len(sigmas) - 1, disable=disable):
+def _write_columns(values: Tensor, columns: Tensor, heads: int) -> None:
+    """Put words' columns [n, L, 4] into the first channels of each head of values [n, L * m, d].
 
-        def with_step(state: dict[str, Any], step: int = i) -> None:
-            if callback is not None:
-                callback({**state, "i": step})
-
-        x = euler(model, x, sigmas[i : i + 2], extra_args=extra_args, callback=with_step,
-                  disable=True)
-        x = run.after_step(i, x)
-    return x
+    Attention on them sums the map's columns. Keys that the host repeats share what theirs has.
+    """
+    places = values.unflatten(-1, (heads, -1)).unflatten(1, (-1, columns.shape[1]))
+    places[..., :HEAT_COLUMNS].copy_(columns.to(values.device)[:, None, :, None])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import AttentionLayer
-from ..control import Control, Target, repeated
+from ..control import Control, repeated
 from .attention import (
     CONDITIONAL,
     AttentionReplacement,
@@ -39,62 +39,6 @@ def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> T
         out = fused_attention(q, k, value.flatten(2), extra)
         parts.append(out.unflatten(-1, (heads, width))[..., : part.shape[-1]].float().sum(2))
     return torch.cat(parts, dim=-1)
-
-
-class WordHeat:
-    """Running sums over steps, heads and layers of the blend words' columns, as edited."""
-
-    def __init__(
-        self, control: Control, mappers: Tensor, first: Tensor, second: Tensor,
-        layers: tuple[AttentionLayer, ...],
-    ) -> None:
-        self.layers = layers
-        self.mappers, self.first, self.second = mappers, first, second
-        self.targets = control.targets
-        self.source_words, self.target_words = (
-            torch.stack([self._masks(target, side, control.tokens) for target in self.targets])
-            .to(first)
-            for side in ("source", "target"))
-        self.sums: Tensor | None = None
-
-    @staticmethod
-    def _masks(target: Target, side: str, length: int) -> Tensor:
-        """[L, 2]: the blend words and the subtract words of one target, zeros where it has none."""
-        return torch.stack([
-            torch.zeros(length) if masks is None else repeated(getattr(masks, side), length)
-            for masks in (target.blend, target.subtract)], dim=-1)
-
-    def watch(
-        self, layer: AttentionLayer, q: Tensor, k: Tensor, extra: ExtraOptions, step: int
-    ) -> None:
-        """Add one layer's columns of this step, from the queries and keys of all rows."""
-        for kind, rows in conditional_chunks(len(q), extra):
-            if kind == CONDITIONAL:
-                found = self._columns(q[rows], k[rows], extra, step)
-                found = on_grid(found.permute(0, 2, 3, 1), layer, extra)
-                self.sums = found if self.sums is None else self.sums + found
-
-    def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
-        """[targets, h * w, source or target, blend or subtract]."""
-        count = len(self.targets)
-        weighted = self.first[step].unsqueeze(-1) * self.target_words
-        through_source = torch.cat([self.source_words, self.mappers @ weighted])
-        seen = column_sums(q[:1], k[:1], through_source.movedim(0, 1).flatten(1)[None], extra)
-        source, edited = seen[0].unflatten(-1, (2, count, 2)).unbind(1)
-        own = self.second[step].unsqueeze(-1) * self.target_words
-        edited = edited.movedim(1, 0)
-        if bool((own != 0).any()):
-            edited = edited + column_sums(q[1:], k[1:], own, extra)
-        return torch.stack([source.movedim(1, 0), edited], dim=2)
-
-    def by_target(self) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Heat [1, 2, h, w] of blend and of subtract words for each target, None where unasked."""
-        assert self.sums is not None
-        return [
-            (None if target.blend is None else self.sums[i : i + 1, :, 0],
-             None if target.subtract is None else self.sums[i : i + 1, :, 1])
-            for i, target in enumerate(self.targets)
-        ]
 
 
 class PromptHeat:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
-import torch
 from torch import Tensor
 
 from .. import sheets
 from ..artifacts import VALUE_EMBEDDING, Trajectory, ValueEmbedding
 from ..control import Control, Target
 from ..sweep import Axis, cells, distinct
-from .guider import sample_edits
 from .model import ModelPatcher
-
-MARGIN = 1.5
+from .sampling import sample_edits
 
 
 def sweep(
@@ -62,30 +57,10 @@ def sample_cells(
 ) -> Tensor:
     """Host-unit samples of every target, without the source; what is the same is painted once."""
     kept, places = distinct(control, trajectory.steps)
-    runs = math.ceil(len(kept) / cells_at_once(model, trajectory, len(kept)))
-    size = math.ceil(len(kept) / runs)
-    painted = []
-    for start in range(0, len(kept), size):
-        chosen = tuple(control.targets[i] for i in kept[start : start + size])
-        latent = sample_edits(
-            model, trajectory, embedding, replace(control, targets=chosen), guidance)
-        painted.append(latent["samples"][1:])
-    return torch.cat(painted)[places]
-
-
-def cells_at_once(model: ModelPatcher, trajectory: Trajectory, count: int) -> int:
-    """How many of `count` cells fit beside the source, by the host's estimate; at least one.
-
-    The host puts other models aside for them, but not this one's weights.
-    """
-
-    def needed(rows: int) -> float:
-        return MARGIN * model.memory_required([1 + rows, *trajectory.latents.shape[1:]])
-
-    comfy.model_management.load_models_gpu(
-        [model], memory_required=needed(count), minimum_memory_required=needed(1))
-    free = model.get_free_memory(model.load_device)
-    return next((rows for rows in range(count, 1, -1) if needed(rows) <= free), 1)
+    chosen = replace(control, targets=tuple(control.targets[i] for i in kept))
+    samples = sample_edits(model, trajectory, embedding, chosen, guidance)["samples"]
+    painted: Tensor = samples[1:][places]
+    return painted
 
 
 def labelled_grid(prompt: str, axes: tuple[Axis, Axis], pictures: Tensor) -> Tensor:

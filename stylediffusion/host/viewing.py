@@ -21,10 +21,10 @@ from ..metrics import psnr
 from ..schedule import vp_to_k
 from . import text
 from .attention import with_replacements
-from .guider import sample_edits
 from .heat import PromptHeat
 from .inverting import to_host
 from .model import ModelPatcher, require_compatible, warn_if_other
+from .sampling import sample_edits
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
@@ -103,7 +104,8 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
         if step:
             seen.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
 
-    final = own.sample(torch.zeros_like(start), start, guider.make_sampler(chosen), sigmas,
+    euler = comfy.samplers.sampler_object("euler")
+    final = own.sample(torch.zeros_like(start), start, euler, sigmas,
                        callback=callback, disable_pbar=True, seed=0)
     return [*seen, model.model.process_latent_in(final)]
 

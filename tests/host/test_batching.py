@@ -6,7 +6,7 @@ from typing import Any
 import comfy.model_patcher
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 
 from tests import golden, textbook
 from tests.edits import (
@@ -49,7 +49,7 @@ def check(name: str, batches: set[tuple[int, ...]], guidance: float = 7.5, chunk
             model, NOISE, context(1), negative_of(chunks), [edit], settings, TIMESTEPS)[-1]
         trajectory = replace(trajectory_of(model), negative=[(negative_of(chunks), {})])
         model.set_model_attn1_patch(seen.patch)
-        found = guider.sample_edits(
+        found = sampling.sample_edits(
             model, trajectory, embedding_of(model), control_of(edit, WINDOWS), guidance)["samples"]
         wanted = inverting.to_host(model, wanted)
     assert seen == batches

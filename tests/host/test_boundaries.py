@@ -7,7 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import control
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 
 from tests import golden, textbook
 from tests.edits import (
@@ -44,7 +44,7 @@ def test_edits_change_where_the_textbooks_do(tau: str) -> None:
         made = control_of(refined(), BASE)
         targets = tuple(
             replace(made.targets[0], windows={tau: control.Window(0.0, end)}) for end in ends)
-        found = guider.sample_edits(
+        found = sampling.sample_edits(
             model, trajectory, embedding_of(model), replace(made, targets=targets), GUIDANCE)
         wanted = []
         for end in ends:
@@ -63,7 +63,7 @@ def test_edits_change_where_the_textbooks_do(tau: str) -> None:
 def test_another_sampler_may_look_at_the_last_sigma_too(name: str) -> None:
     with torch.inference_mode():
         model = golden.load_unet()
-        parts = guider.sampling_parts(
+        parts = sampling.sampling_parts(
             model, trajectory_of(model), embedding_of(model), control_of(refined(), BASE), 7.5)
         start = parts.latent["samples"]
         found, euler = (parts.guider.sample(

@@ -6,8 +6,8 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import artifacts, learning
-from stylediffusion_pack.stylediffusion.host import editing, guider, heat, inverting
+from stylediffusion_pack.stylediffusion import artifacts, edit_plan, learning
+from stylediffusion_pack.stylediffusion.host import editing, inverting, sampling
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.schedule import make_levels
@@ -64,12 +64,12 @@ def no_interrupt_is_left() -> Any:
 
 def sampled(model: Any, name: str) -> torch.Tensor:
     with torch.inference_mode():
-        return guider.sample_edits(
+        return sampling.sample_edits(
             model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5,
         )["samples"]
 
 
-def broken_off(parts: guider.SamplingParts, then: Any, error: type[BaseException]) -> None:
+def broken_off(parts: sampling.SamplingParts, then: Any, error: type[BaseException]) -> None:
     def callback(step: int, *_: Any) -> None:
         if step == 1:
             then()
@@ -86,16 +86,16 @@ def broken_off(parts: guider.SamplingParts, then: Any, error: type[BaseException
 def test_a_sampling_run_that_breaks_off_leaves_nothing_on_model_and_guider(
     name: str, then: Any, error: type[BaseException]
 ) -> None:
-    others = alive(editing.P2PlusRun, heat.WordHeat)
+    others = alive(editing.EditRun, edit_plan.EditPlan)
     with torch.inference_mode():
         model = golden.load_unet()
         before, options = sampled(model, name), repr(model.model_options)
-        assert alive(editing.P2PlusRun, heat.WordHeat) == others, "a finished run is gone"
-        parts = guider.sampling_parts(
+        assert alive(editing.EditRun, edit_plan.EditPlan) == others, "a finished run is gone"
+        parts = sampling.sampling_parts(
             model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5)
     own = repr(parts.guider.model_options)
     broken_off(parts, then, error)
-    assert alive(editing.P2PlusRun, heat.WordHeat) == others, "the guider may be cached"
+    assert alive(editing.EditRun, edit_plan.EditPlan) == others, "the guider may be cached"
     assert repr(parts.guider.model_options) == own and repr(model.model_options) == options
     assert not model.patches and not model.object_patches
     assert torch.equal(sampled(model, name), before)

@@ -6,7 +6,7 @@ from typing import Any
 import comfy.model_patcher
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 
 from tests import golden, textbook
@@ -76,7 +76,7 @@ class Patched:
 
     def __init__(self, model: Any, patches: dict[str, Any]) -> None:
         self.model, self.inner, self.patches = self, model.model, patches
-        self.model_sampling = model.model.model_sampling
+        self.model_sampling, self.parameters = model.model.model_sampling, model.model.parameters
 
     def apply_model(self, x: Any, sigma: Any, c_crossattn: Any, transformer_options: Any) -> Any:
         own = transformer_options["patches"]
@@ -98,7 +98,7 @@ def check(name: str, equip: Callable[[comfy.model_patcher.ModelPatcher], None],
             for under in (Patched(model, patches or {}), model))
         trajectory, embedding = trajectory_of(model), embedding_of(model)
         equip(model)
-        found = guider.sample_edits(
+        found = sampling.sample_edits(
             model, trajectory, embedding, control_of(EDITS[name], BASE), 7.5)["samples"]
     for row in (0, 1):
         assert golden.relative(found[row], wanted[row]) < 5e-5, row

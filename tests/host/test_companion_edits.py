@@ -9,7 +9,6 @@ import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, control
 from stylediffusion_pack.stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.host import sweeping
-from stylediffusion_pack.stylediffusion.host.attention import prompt_patch
 from stylediffusion_pack.stylediffusion.host.model import fingerprint
 from stylediffusion_pack.stylediffusion.sweep import make_axes
 
@@ -42,11 +41,6 @@ def test_an_edit_with_the_recorded_null_texts_follows_every_recorded_latent(mode
     for i, latents in enumerate(found):
         for row in range(2):
             assert golden.relative(latents[row], recorded[f"edit_latents.{i}"][row]) < 5e-5, i
-
-
-def extra(kinds: list[int], step: int) -> dict[str, Any]:
-    sigmas = torch.tensor([14.0, 5.0, 1.0, 0.1])
-    return {"cond_or_uncond": kinds, "sigmas": sigmas[step : step + 1], "sample_sigmas": sigmas}
 
 
 @pytest.mark.parametrize("kinds", [[1, 0], [0, 1], [1], [0]])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, files, schedule
 from stylediffusion_pack.stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import training_alphas
 
@@ -150,8 +150,8 @@ def test_the_reconstruction_comes_nearer_than_plain_ddim(
 ) -> None:
     learnt = learn(model, trajectory, kind, guidance=3.0, inner_steps=12, learning_rate=0.05)
     with torch.inference_mode():
-        plain = guider.sample_edits(model, trajectory, None, None, 3.0)["samples"]
-        ours = guider.sample_edits(model, trajectory, learnt, None, 0.0)["samples"]
+        plain = sampling.sample_edits(model, trajectory, None, None, 3.0)["samples"]
+        ours = sampling.sample_edits(model, trajectory, learnt, None, 0.0)["samples"]
         wanted = inverting.to_host(model, trajectory.latents[:1])
     assert golden.relative(ours, wanted) < 0.9 * golden.relative(plain, wanted)
 

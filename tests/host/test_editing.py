@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from stylediffusion_pack.stylediffusion import (
     mapping,
     schedule,
 )
-from stylediffusion_pack.stylediffusion.host import editing, guider, inverting
+from stylediffusion_pack.stylediffusion.host import guider, inverting, stepwise
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from tests import golden
@@ -88,7 +89,7 @@ def sample(name: str) -> Run:
         own = guider.P2PlusGuider(model, trajectory, recorded_embedding(case), edits, 7.5)
         sigmas = levels.sampling_sigmas()
         start = inverting.to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
-        mix, mask_of = editing.blended, editing.blend_mask
+        mix, mask_of = stepwise.blended, stepwise.blend_mask
 
         def read(heat: torch.Tensor, *arguments: Any) -> torch.Tensor:
             run.heats.append(heat[0].clone())
@@ -102,9 +103,10 @@ def sample(name: str) -> Run:
             if step:
                 run.latents.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
 
-        patch.setattr(editing, "blended", watched)
-        patch.setattr(editing, "blend_mask", read)
-        final = own.sample(torch.zeros_like(start), start, guider.make_sampler(edits), sigmas,
+        patch.setattr(stepwise, "blended", watched)
+        patch.setattr(stepwise, "blend_mask", read)
+        euler = comfy.samplers.sampler_object("euler")
+        final = own.sample(torch.zeros_like(start), start, euler, sigmas,
                            callback=callback, disable_pbar=True, seed=0)
         run.latents.append(model.model.process_latent_in(final))
     return run

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion import artifacts, blend, control
-from stylediffusion_pack.stylediffusion.host import controlling, guider, inverting, text
+from stylediffusion_pack.stylediffusion.host import controlling, inverting, sampling, text
 
 WINDOWS = {name: control.Window(0.0, 0.5) for name in ("tau_v", "tau_c", "tau_s", "tau_u")}
 SOURCE = "a painting of a brown cat"
@@ -92,7 +92,7 @@ def test_an_edit_with_an_embedding_is_painted_and_differs_by_the_embedding(clip:
             clip, trajectory, "a painting of a embedding:fur cat\n"
             "a painting of a embedding:wool cat", "auto", WINDOWS,
             controlling.Wishes(blend_words="cat"), blend.Blend(threshold=0.0))
-        samples = guider.sample_edits(model, trajectory, None, edits, 5.0)["samples"]
+        samples = sampling.sample_edits(model, trajectory, None, edits, 5.0)["samples"]
     assert torch.isfinite(samples).all()
     assert (samples[1] - samples[2]).norm() > 1e-3 * samples[1].norm()
     assert (samples[1] - samples[0]).norm() > 1e-3 * samples[0].norm()

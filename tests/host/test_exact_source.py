@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, control, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import guider, inverting, sampling
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from tests import golden
@@ -47,7 +48,7 @@ def edit(prompts: Any, tau_s: control.Window) -> control.Control:
 
 def sample(model: Any, trajectory: Any, edits: Any, exact: bool) -> torch.Tensor:
     with torch.inference_mode():
-        found = guider.sample_edits(model, trajectory, None, edits, GUIDANCE, exact)
+        found = sampling.sample_edits(model, trajectory, None, edits, GUIDANCE, exact)
         return found["samples"] * model.model.latent_format.scale_factor
 
 
@@ -85,7 +86,8 @@ def test_a_source_that_already_comes_back_is_left_as_it_is(
         own = guider.P2PlusGuider(model, trajectory, None, edit(prompts, ALWAYS), GUIDANCE)
         sigmas = trajectory.levels.sampling_sigmas()
         start = inverting.to_host(model, trajectory.noise * (1 + float(sigmas[0]) ** 2) ** 0.5)
-        last = own.sample(torch.zeros_like(start), start, guider.make_sampler(None), sigmas,
+        euler = comfy.samplers.sampler_object("euler")
+        last = own.sample(torch.zeros_like(start), start, euler, sigmas,
                           callback=callback, disable_pbar=True, seed=0)
         clean = model.model.process_latent_in(last[:1])
     latents = torch.cat([clean, *reversed(way)])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts, learning, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
@@ -44,8 +44,7 @@ def textbook_inversion(model: Any, latent: torch.Tensor, prompt: Any) -> list[to
         here, above = float(alphas[levels[k]]), float(alphas[levels[k + 1]])
         sigma = ((1 - above) / above) ** 0.5
         x = latent / above**0.5
-        clean = model.model.apply_model(
-            x, torch.tensor([sigma]), c_crossattn=prompt[0][0], transformer_options={}, **more)
+        clean = golden.called(model, x, torch.tensor([sigma]), prompt[0][0], **more)
         noise = (x - clean.float()) / sigma
         latent = above**0.5 * (latent - (1 - here) ** 0.5 * noise) / here**0.5 \
             + (1 - above) ** 0.5 * noise
@@ -92,7 +91,8 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
             model, trajectory, None, None, host_learning.LearningWishes(settings))
         wanted = inverting.to_host(model, trajectory.latents[:1])
         plain, learnt = (
-            golden.relative(guider.sample_edits(model, trajectory, e, None, 3.0)["samples"], wanted)
+            golden.relative(
+                sampling.sample_edits(model, trajectory, e, None, 3.0)["samples"], wanted)
             for e in (None, embedding))
     assert embedding.scale.dtype == torch.float32 and embedding.scale.shape == (STEPS, 77, 64)
     assert learnt < 0.8 * plain
@@ -108,7 +108,7 @@ def test_edits_of_every_family_are_the_textbooks(family: str, name: str) -> None
         rows = [trajectory.negative] * 2 + [trajectory.positive, own]
         made = control_of(replace(EDITS[name], context=own[0][0]), BASE)
         made = replace(made, targets=(replace(made.targets[0], conditioning=own),))
-        found = guider.sample_edits(model, trajectory, embedding_of(model), made, GUIDANCE)
+        found = sampling.sample_edits(model, trajectory, embedding_of(model), made, GUIDANCE)
         more = [heard_beside(model, prompt) for prompt in rows]
         wanted = textbook.sample(
             model, trajectory.noise, trajectory.positive[0][0], trajectory.negative[0][0],
@@ -126,4 +126,4 @@ def test_a_trajectory_of_another_family_is_refused_with_both_widths() -> None:
         wide = [(torch.zeros(1, 77, 2048), {})]
         foreign = artifacts.Trajectory(**{**vars(trajectory), "positive": wide})
         with pytest.raises(ValueError, match="prompts 2048 wide.*BaseModel. has 4 and 64; connect"):
-            guider.sample_edits(model, foreign, None, None, 3.0)
+            sampling.sample_edits(model, foreign, None, None, 3.0)

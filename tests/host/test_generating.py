@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host import generating, guider
+from stylediffusion_pack.stylediffusion.host import generating, sampling
 from stylediffusion_pack.stylediffusion.host import model as patchers
 
 from tests import golden
@@ -36,8 +36,8 @@ def test_the_way_is_ddim_from_the_seeds_noise_written_out(parts: Any) -> None:
         for here, below in ((751, 501), (501, 251), (251, 1), (1, 0)):
             a, b = float(alphas[here]), float(alphas[below])
             x, sigma = z / a**0.5, ((1 - a) / a) ** 0.5
-            clean = model.model.apply_model(
-                x.repeat(2, 1, 1, 1), torch.full((2,), sigma), c_crossattn=context)
+            clean = golden.called(
+                model, x.repeat(2, 1, 1, 1), torch.full((2,), sigma), context)
             uncond, cond = ((x - clean) / sigma).chunk(2)
             noise = uncond + GUIDANCE * (cond - uncond)
             z = b**0.5 * (z - (1 - a) ** 0.5 * noise) / a**0.5 + (1 - b) ** 0.5 * noise
@@ -52,7 +52,7 @@ def test_sample_paints_it_again(parts: Any) -> None:
     model, clip = parts
     with torch.inference_mode():
         trajectory, latent = generating.generate(model, clip, wishes())
-        again = guider.sample_edits(model, trajectory, None, None, GUIDANCE)
+        again = sampling.sample_edits(model, trajectory, None, None, GUIDANCE)
     assert golden.relative(again["samples"], latent["samples"]) < 1e-5
     assert trajectory.fingerprint == patchers.fingerprint(model)
     assert {layer.block for layer in trajectory.layers} >= {"input", "output"}

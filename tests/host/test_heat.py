@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
-from stylediffusion_pack.stylediffusion.host import guider, heat, inverting, viewing
+from stylediffusion_pack.stylediffusion.host import heat, inverting, sampling, viewing
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from tests import families, golden, textbook
@@ -51,11 +51,10 @@ def quarter_maps(model: Any, trajectory: artifacts.Trajectory, entry: int) -> to
     tensor, more = trajectory.positive[0]
     y = {} if "pooled_output" not in more else {
         "y": model.model.encode_adm(**more, device="cpu").float()}
-    model.model.apply_model(
-        trajectory.latents[entry : entry + 1] / alpha**0.5,
-        torch.tensor([((1 - alpha) / alpha) ** 0.5]), c_crossattn=tensor,
-        transformer_options=options, **y)
-    return torch.stack(found).sum(0)
+    golden.called(
+        model, trajectory.latents[entry : entry + 1] / alpha**0.5,
+        torch.tensor([((1 - alpha) / alpha) ** 0.5]), tensor, options, **y)
+    return torch.stack(found).sum(0).cpu()
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
@@ -190,7 +189,7 @@ def test_watching_leaves_the_model_and_what_it_samples_as_they_were() -> None:
         trajectory = trajectory_of(model, "sd15")
 
         def sampled() -> torch.Tensor:
-            return guider.sample_edits(model, trajectory, None, made, 7.5)["samples"]
+            return sampling.sample_edits(model, trajectory, None, made, 7.5)["samples"]
 
         before, options = sampled(), repr(model.model_options)
         viewing.watch_trajectory(model, trajectory, watch([0]))

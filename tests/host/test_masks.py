@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from stylediffusion_pack.stylediffusion import artifacts, blend, control
-from stylediffusion_pack.stylediffusion.host import guider
+from stylediffusion_pack.stylediffusion.host import sampling
 
 from tests import golden
 from tests.edits import BASE, EDITS, control_of, replaced, trajectory_of
@@ -21,7 +21,7 @@ def sampled(
     with torch.inference_mode():
         model = golden.load_unet()
         trajectory = trajectory or trajectory_of(model)
-        latent, masks = guider.sample_with_masks(model, trajectory, None, edits, 7.5)
+        latent, masks = sampling.sample_with_masks(model, trajectory, None, edits, 7.5)
     return latent["samples"], masks
 
 
@@ -71,6 +71,6 @@ def test_words_are_found_where_another_node_shrinks_the_first_steps() -> None:
         shrunk = PatchModelAddDownscale.execute(
             model, 1, 2.0, 0.0, 0.5, True, "bilinear", "bilinear")[0]
         edits = replace(blending(WORDS), blend=blend.Blend(threshold=0.97, pooling=1))
-        latent, masks = guider.sample_with_masks(shrunk, trajectory, None, edits, 7.5)
+        latent, masks = sampling.sample_with_masks(shrunk, trajectory, None, edits, 7.5)
     assert torch.isfinite(latent["samples"]).all()
     assert masks.shape == (1, 128, 192) and 0 < masks.mean() < 1

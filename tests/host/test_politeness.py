@@ -4,7 +4,7 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, control, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from tests import golden
@@ -52,7 +52,7 @@ def sampled() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         trajectory = artifacts.Trajectory(
             noise.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, negative, (),
             fingerprint(model))
-        ours = guider.sample_edits(model, trajectory, None, idle_control(targets), GUIDANCE)
+        ours = sampling.sample_edits(model, trajectory, None, idle_control(targets), GUIDANCE)
         rows: artifacts.Conditioning = [
             (torch.cat([p[0][0] for p in (source, *targets)]), {})]
         stacked = host_euler(model, rows, negative, noise, levels)

@@ -10,7 +10,7 @@ import folder_paths
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts
-from stylediffusion_pack.stylediffusion.host import guider, saving
+from stylediffusion_pack.stylediffusion.host import sampling, saving
 
 from tests import golden
 from tests.edits import embedding_of, trajectory_of
@@ -73,9 +73,9 @@ def test_another_model_is_a_warning_that_names_both(
     model, trajectory, embedding = made
     other = replace(trajectory, fingerprint="0" * 16), replace(embedding, fingerprint="1" * 16)
     with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="stylediffusion"):
-        guider.sampling_parts(model, trajectory, embedding, None, 7.5)
+        sampling.sampling_parts(model, trajectory, embedding, None, 7.5)
         assert not caplog.text
-        guider.sampling_parts(model, *other, None, 7.5)
+        sampling.sampling_parts(model, *other, None, 7.5)
     own = trajectory.fingerprint
     for what, its in (("the trajectory", "0" * 16), ("the value embedding", "1" * 16)):
         assert f"{what} was made with model {its}, but the connected MODEL is {own}" in caplog.text

@@ -5,8 +5,8 @@ from typing import Any
 import comfy.model_patcher
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import sweep
-from stylediffusion_pack.stylediffusion.host import guider, inverting, sweeping
+from stylediffusion_pack.stylediffusion import control, edit_plan, sweep
+from stylediffusion_pack.stylediffusion.host import guider, inverting, sampling, sweeping
 
 from tests import golden, textbook
 from tests.edits import (
@@ -58,7 +58,7 @@ def test_every_cell_is_the_textbooks_and_that_of_a_run_of_its_own(
             wanted = textbook.sample(
                 model, NOISE, context(1), context(2), [edit], settings, TIMESTEPS)[-1]
             wanted = inverting.to_host(model, wanted)
-            alone = guider.sample_edits(
+            alone = sampling.sample_edits(
                 model, trajectory_of(model), embedding_of(model), control_of(edit, windows),
                 GUIDANCE)["samples"]
             assert golden.relative(cell, wanted[1]) < 5e-5, windows
@@ -70,15 +70,15 @@ def test_every_cell_is_the_textbooks_and_that_of_a_run_of_its_own(
 class Runs(list[int]):
     """Notes how many targets each sampling run has."""
 
-    def __call__(self, *args: Any) -> dict[str, Any]:
-        self.append(len(args[3].targets))
-        return guider.sample_edits(*args)
+    def __call__(self, chosen: control.Control, *more: Any) -> edit_plan.EditPlan:
+        self.append(len(chosen.targets))
+        return edit_plan.make_plan(chosen, *more)
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     noted = Runs()
-    monkeypatch.setattr(sweeping, "sample_edits", noted)
+    monkeypatch.setattr(guider, "make_plan", noted)
     return noted
 
 

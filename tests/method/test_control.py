@@ -1,4 +1,4 @@
-"""Windows at their rounding, and value mixing against edited maps written out."""
+"""Windows at their rounding, and the weights of tokens inside and outside of them."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from stylediffusion_pack.stylediffusion.control import (
     Window,
     WordWindow,
     injects_self_attention,
-    mixed_values,
 )
 
 
@@ -24,9 +23,21 @@ def test_the_value_window_ends_before_n_times_tau_without_rounding(tau: float, l
     assert held("holds_value", Window(0, tau), 10) == list(range(last + 1))
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.2, 2), (0.25, 3), (0.99, 10)])
+def test_the_value_window_begins_at_n_times_its_start_without_rounding(
+    start: float, first: int
+) -> None:
+    assert held("holds_value", Window(start, 1), 10) == list(range(first, 10))
+
+
 @pytest.mark.parametrize(("tau", "count"), [(0.0, 0), (0.6, 6), (0.8, 8), (1.0, 10)])
 def test_the_cross_window_rounds_tau_times_n_plus_one_down(tau: float, count: int) -> None:
     assert held("holds_cross", Window(0, tau), 10) == list(range(count))
+
+
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.2, 2), (0.25, 2), (0.99, 10)])
+def test_the_cross_window_rounds_its_start_times_n_plus_one_down(start: float, first: int) -> None:
+    assert held("holds_cross", Window(start, 1), 10) == list(range(first, 10))
 
 
 def test_the_self_window_rounds_n_times_tau_down_at_both_ends() -> None:
@@ -58,16 +69,6 @@ def test_every_halved_grid_is_injected_at_odd_widths_too(full: int) -> None:
     half = (full + 2 - 3) // 2 + 1
     assert injects_self_attention(2000, half, full)
     assert not injects_self_attention(2000, full, full)
-
-
-def test_mixing_values_equals_editing_maps() -> None:
-    torch.manual_seed(0)
-    source, own = torch.rand(3, 9, 5).softmax(-1), torch.rand(3, 9, 5).softmax(-1)
-    mapper, first, second, v = (torch.rand(3, 5, n) for n in (5, 1, 1, 4))
-    first, second = first[..., 0], second[..., 0]
-    edited = source @ mapper * first[:, None] + own * second[:, None]
-    ours, kept = mixed_values(v, mapper, first, second)
-    assert torch.allclose(source @ ours + own @ kept, edited @ v, atol=1e-6)
 
 
 def target(aligned: list[float], **wishes: Any) -> Target:

@@ -1,0 +1,130 @@
+"""How many operations and host reads an edited step has beside a plain one: what a GPU waits for.
+
+    python -m bench.ops [--json FILE] [--only sd15|sdxl]
+
+Counted on narrow models of SD1.5's and SDXL's block structure, which launch as many operations as
+the real ones; nothing is timed, so it does not matter where it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import subjects  # isort: skip  (before anything that imports comfy)
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from stylediffusion.alignment import Alignment
+from stylediffusion.artifacts import Trajectory, ValueEmbedding
+from stylediffusion.control import TAUS, Control, Target, Window, WordMasks
+from stylediffusion.host import guider, inverting, sampling
+from stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion.schedule import make_levels
+
+from .operations import Count, by_step
+
+STEPS, TOKENS, WORD, GUIDANCE = 10, 77, 2, 7.5
+SHAPES = ("sd15", "sdxl")
+MODES = ("replace", "blend", "refine")
+INSIDE, PAST = slice(1, 4), slice(6, 9)
+
+
+def target(prompt: Any, mode: str) -> Target:
+    """One edit: Refine keeps half of the tokens its own, blend reads one word."""
+    aligned, word = torch.ones(TOKENS), torch.zeros(TOKENS)
+    word[WORD] = 1
+    if mode == "refine":
+        aligned[TOKENS // 2 :] = 0
+    return Target("", mode, prompt, Alignment(torch.eye(TOKENS) * aligned, aligned),
+                  blend=WordMasks(word, word) if mode == "blend" else None)
+
+
+def control(subject: subjects.Subject, mode: str, count: int) -> Control:
+    """The same edit as several targets, all windows open for half of the steps."""
+    windows = {tau: Window(0.0, 0.5) for tau in TAUS}
+    return Control("", (target(subject.negative, mode),) * count, **windows)
+
+
+def walked(subject: subjects.Subject) -> Trajectory:
+    """An inversion of the subject's latent."""
+    levels = make_levels(STEPS, training_alphas(subject.model))
+    samples = inverting.to_host(subject.model, subject.latent)
+    found = inverting.run_inversion(subject.model, samples, subject.positive, levels)
+    assert found.latents is not None
+    return Trajectory(found.latents, levels, "", "", subject.positive, subject.negative,
+                      found.layers, fingerprint(subject.model))
+
+
+def plain(subject: subjects.Subject, trajectory: Trajectory, edits: Control) -> list[Count]:
+    """The host's own steps on the same batch."""
+    own = comfy.samplers.CFGGuider(subject.model)
+    prompts = [trajectory.positive, *(one.conditioning for one in edits.targets)]
+    own.set_conds(guider.stacked(prompts), trajectory.negative)
+    own.set_cfg(GUIDANCE)
+    start = torch.randn(len(prompts), *subject.latent.shape[1:])
+    return sampled(own.sample, start, trajectory)
+
+
+def edited(subject: subjects.Subject, trajectory: Trajectory, edits: Control) -> list[Count]:
+    """The same steps with a value embedding and the edits."""
+    width = subject.positive[0][0].shape[-1]
+    embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width), torch.zeros(STEPS, TOKENS, width),
+                               GUIDANCE, "", trajectory.fingerprint, ())
+    parts = sampling.sampling_parts(subject.model, trajectory, embedding, edits, GUIDANCE)
+    return sampled(parts.guider.sample, parts.latent["samples"], trajectory)
+
+
+def sampled(sample: Callable[..., Tensor], start: Tensor, trajectory: Trajectory) -> list[Count]:
+    """Counts of every step but the last."""
+    euler, sigmas = comfy.samplers.sampler_object("euler"), trajectory.levels.sampling_sigmas()
+    return by_step(lambda callback: sample(
+        torch.zeros_like(start), start, euler, sigmas, callback=callback, disable_pbar=True,
+        seed=0))
+
+
+def mean(counts: list[Count]) -> Count:
+    """The mean of several steps."""
+    return Count(sum(c.operations for c in counts), sum(c.reads for c in counts)) / len(counts)
+
+
+def edit_counts(shape: str) -> dict[str, Any]:
+    """Edited / plain, inside and past the windows, and reads beyond plain's."""
+    found: dict[str, Any] = {}
+    with torch.inference_mode():
+        subject = subjects.narrow(shape)
+        trajectory = walked(subject)
+        for mode, count in [*((mode, 1) for mode in MODES), ("refine", 4)]:
+            edits = control(subject, mode, count)
+            without, ours = (work(subject, trajectory, edits) for work in (plain, edited))
+            inside, past = ((mean(ours[part]), mean(without[part])) for part in (INSIDE, PAST))
+            name = mode if count == 1 else f"{mode}, {count} targets"
+            found[name] = row = {
+                "plain": without[INSIDE][0].operations,
+                "inside": round(inside[0].operations / inside[1].operations, 3),
+                "past": round(past[0].operations / past[1].operations, 3),
+                "reads": max(inside[0].reads - inside[1].reads, past[0].reads - past[1].reads)}
+            print(f"  {shape}, {name}: {row['plain']:.0f} operations a plain step; edited / plain "
+                  f"{row['inside']:.3f} inside the windows, {row['past']:.3f} past them; "
+                  f"{row['reads']:.0f} host reads more", flush=True)
+    return found
+
+
+def main() -> None:
+    """Count, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(prog="bench ops", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    parser.add_argument("--only", choices=SHAPES, nargs="*")
+    chosen = parser.parse_args(subjects.own_arguments)
+    numbers = {shape: edit_counts(shape) for shape in chosen.only or SHAPES}
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

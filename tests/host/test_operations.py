@@ -1,0 +1,100 @@
+"""What an edited step launches and reads beside a plain one: on a GPU its time follows these."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import control
+from stylediffusion_pack.stylediffusion.host import guider, sampling
+
+from bench.operations import Count, by_step
+from tests import golden
+from tests.edits import EDITS, GUIDANCE, NOISE, control_of, embedding_of, trajectory_through
+from tests.edits import context as prompt
+
+STEPS = 10
+WINDOWS = {tau: (0.0, 0.5) for tau in ("tau_v", "tau_c", "tau_s", "tau_u")}
+INSIDE, PAST = slice(0, 4), slice(6, 9)
+LIMITS = {"replace": 1.08, "blend": 1.15, "refine": 1.25}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    with torch.inference_mode():
+        return golden.load_unet()
+
+
+@pytest.fixture(scope="module")
+def trajectory(model: Any) -> Any:
+    with torch.inference_mode():
+        return trajectory_through(
+            model, prompt(1), prompt(2), NOISE.expand(STEPS + 1, -1, -1, -1))
+
+
+def plain_steps(model: Any, trajectory: Any, edits: control.Control) -> list[Count]:
+    """The host alone on the same batch."""
+    rows = 1 + len(edits.targets)
+    own = comfy.samplers.CFGGuider(model)
+    own.set_conds(guider.stacked(
+        [trajectory.positive, *(target.conditioning for target in edits.targets)]),
+        trajectory.negative)
+    own.set_cfg(GUIDANCE)
+    noise = torch.randn(rows, *NOISE.shape[1:])
+    return by_step(lambda callback: own.sample(
+        noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"),
+        trajectory.levels.sampling_sigmas(), callback=callback, disable_pbar=True))
+
+
+def edited_steps(model: Any, trajectory: Any, edits: control.Control, exact: bool = False
+                 ) -> list[Count]:
+    embedding = replace(
+        embedding_of(model), scale=torch.ones(STEPS, 77, 64), shift=torch.zeros(STEPS, 77, 64))
+    parts = sampling.sampling_parts(model, trajectory, embedding, edits, GUIDANCE, exact)
+    start = parts.latent["samples"]
+    return by_step(lambda callback: parts.guider.sample(
+        torch.zeros_like(start), start, parts.sampler, parts.sigmas, callback=callback,
+        disable_pbar=True, seed=0))
+
+
+def several(name: str, count: int = 3) -> control.Control:
+    """Targets whose windows end one after the other."""
+    made = control_of(EDITS[name], WINDOWS)
+    ends = [control.Window(0.0, 0.5 - 0.1 * i) for i in range(count)]
+    return replace(made, targets=tuple(
+        replace(made.targets[0], windows=dict.fromkeys(("tau_c", "tau_s"), end)) for end in ends))
+
+
+def ratios(edited: list[Count], plain: list[Count]) -> list[float]:
+    return [one.operations / other.operations for one, other in zip(edited, plain, strict=True)]
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("make", [lambda name: control_of(EDITS[name], WINDOWS), several],
+                         ids=["one target", "three targets with windows of their own"])
+def test_an_edited_step_launches_hardly_more_than_a_plain_one(
+    name: str, make: Callable[[str], control.Control], model: Any, trajectory: Any
+) -> None:
+    with torch.inference_mode():
+        edits = make(name)
+        plain = plain_steps(model, trajectory, edits)
+        found = edited_steps(model, trajectory, edits)
+    assert plain[0].operations > 500, "the count must see the UNet"
+    seen = ratios(found, plain)
+    assert max(seen[INSIDE]) <= LIMITS[name], seen
+    past = LIMITS[name] if name == "blend" else 1.02
+    assert max(seen[PAST]) <= past, seen
+    assert [step.reads for step in found] == [step.reads for step in plain], "no read of our own"
+
+
+def test_setting_the_source_right_after_each_step_reads_nothing_either(
+    model: Any, trajectory: Any
+) -> None:
+    with torch.inference_mode():
+        edits = control_of(EDITS["replace"], WINDOWS)
+        plain = plain_steps(model, trajectory, edits)
+        found = edited_steps(model, trajectory, edits, exact=True)
+    assert max(ratios(found, plain)) <= LIMITS["replace"] + 0.01
+    assert [step.reads for step in found] == [step.reads for step in plain]

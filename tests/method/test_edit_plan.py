@@ -1,0 +1,144 @@
+"""An edit as rows of one attention against edited maps written out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import edit_plan
+from stylediffusion_pack.stylediffusion.alignment import Alignment
+from stylediffusion_pack.stylediffusion.artifacts import ValueEmbedding
+from stylediffusion_pack.stylediffusion.control import (
+    Control,
+    Target,
+    Window,
+    WordMasks,
+    WordWindow,
+)
+
+STEPS, TOKENS, CELLS, WIDTH = 4, 5, 9, 3
+CPU = torch.device("cpu")
+COND, UNCOND = 0, 1
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def target(mapper: torch.Tensor, aligned: list[float], **more: object) -> Target:
+    return Target("", "", [], Alignment(mapper, torch.tensor(aligned)), **more)  # type: ignore
+
+
+REPLACED = target(drawn(TOKENS, TOKENS, seed=1), [1.0] * TOKENS)
+REFINED = target(drawn(TOKENS, TOKENS, seed=2) * torch.tensor([1, 1, 0, 1, 1]),
+                 [1.0, 1.0, 0.0, 1.0, 1.0], emphasis=1 + drawn(TOKENS, seed=3))
+EARLY = replace(REPLACED, windows={"tau_c": Window(0.0, 0.3), "tau_s": Window(0.0, 0.3)})
+WORDED = target(drawn(TOKENS, TOKENS, seed=4), [1.0] * TOKENS,
+                word_windows=(WordWindow((2,), Window(0.0, 0.3)),))
+EDITS = {
+    "replace": (REPLACED,), "refine": (REFINED,), "word window": (WORDED,),
+    "all at once, with other windows": (EARLY, REFINED, REPLACED, WORDED),
+}
+
+
+def control(targets: tuple[Target, ...]) -> Control:
+    return Control("", targets, Window(0, 0.5), Window(0, 0.8), Window(0, 0.8), Window(0, 0.5))
+
+
+def edited(
+    target: Target, source: torch.Tensor, own: torch.Tensor, step: int
+) -> torch.Tensor:
+    """The edited map as section 3.4 writes it: int(tau_c (N + 1)), per word where asked."""
+    def inside(window: Window) -> bool:
+        return step < int(window.end * (STEPS + 1))
+
+    aligned = target.alignment.aligned
+    changed = source @ target.alignment.mapper * aligned + own * (1 - aligned)
+    if target.emphasis is not None:
+        changed = changed * target.emphasis
+    held = torch.full((TOKENS,), float(inside(target.windows.get("tau_c", Window(0, 0.8)))))
+    for word in target.word_windows:
+        held[list(word.positions)] = float(inside(word.window))
+    return held * changed + (1 - held) * own
+
+
+@pytest.mark.parametrize("kinds", [(1, 0), (0, 1), (0,)])
+@pytest.mark.parametrize("name", EDITS)
+def test_one_attention_with_more_rows_is_the_edited_map_on_the_targets_values(
+    name: str, kinds: tuple[int, ...]
+) -> None:
+    targets = EDITS[name]
+    rows = 1 + len(targets)
+    plan = edit_plan.make_plan(control(targets), None, STEPS, CPU)
+    maps = drawn(rows * len(kinds), CELLS, TOKENS, seed=5).softmax(-1)
+    values = drawn(rows * len(kinds), TOKENS, WIDTH, seed=6)
+    for step in range(STEPS):
+        chunks = list(zip(kinds, maps.split(rows), values.split(rows), strict=True))
+        wanted = torch.cat([
+            seen @ heard if kind == UNCOND else torch.stack([
+                seen[0] @ heard[0],
+                *(edited(t, seen[0], seen[i], step) @ heard[i] for i, t in enumerate(targets, 1)),
+            ]) for kind, seen, heard in chunks])
+        mixed, second = [], []
+        for kind, _, heard in chunks:
+            first, own = plan.phases[step].mixed(heard) if kind == COND else (heard, heard[:0])
+            mixed.append(first)
+            second.append(own)
+        call = plan.call_rows(step, kinds, watched=False)
+        found = call.folded(call.looking(maps) @ torch.cat([*mixed, *second]))
+        assert torch.allclose(found, wanted, atol=1e-6), step
+
+
+def test_rows_look_with_the_sources_query_inside_their_windows() -> None:
+    """tau_s of 0.8 holds int(4 * .8) = 3 steps, of 0.3 one; tau_u of 0.5 two."""
+    plan = edit_plan.make_plan(control((EARLY, REPLACED)), None, STEPS, CPU)
+    found = [[None if rows is None else rows.tolist()
+              for rows in (plan.self_rows(step, (UNCOND, COND)), plan.self_rows(step, (COND,)))]
+             for step in range(STEPS)]
+    assert found == [
+        [[0, 0, 0, 3, 3, 3], [0, 0, 0]], [[0, 0, 0, 3, 4, 3], [0, 1, 0]],
+        [[0, 1, 2, 3, 4, 3], [0, 1, 0]], [None, None]]
+
+
+def test_the_source_hears_the_embedding_at_every_step_and_targets_inside_tau_v() -> None:
+    scale, shift = drawn(STEPS, 77, WIDTH, seed=7), drawn(STEPS, 77, WIDTH, seed=8)
+    longer = Alignment(torch.eye(77), torch.ones(77))
+    embedding = ValueEmbedding(scale, shift, 7.5, "", "", ())
+    plan = edit_plan.make_plan(
+        control((replace(REPLACED, alignment=longer),)), embedding, STEPS, CPU)
+    values = drawn(2, 154, WIDTH, seed=9)
+    for step in range(STEPS):
+        heard = torch.cat([values[:, :77] * scale[step] + shift[step],
+                           values[:, 77:] * scale[step] + shift[step]], 1)
+        wanted = heard if step < 2 else torch.stack([heard[0], values[1]])
+        assert torch.allclose(plan.heard(step, values), wanted, atol=1e-6), step
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_watched_rows_sum_the_words_columns_of_both_maps(name: str) -> None:
+    words = WordMasks(torch.tensor([0.0, 1, 0, 0, 0]), torch.tensor([0.0, 1, 1, 0, 0]))
+    away = WordMasks(torch.tensor([0.0, 0, 0, 1, 0]), torch.tensor([0.0, 0, 0, 0, 1]))
+    targets = tuple(replace(t, blend=words, subtract=away) for t in EDITS[name])
+    plan = edit_plan.make_plan(control(targets), None, STEPS, CPU)
+    assert plan.blended == len(targets)
+    maps = drawn(1 + len(targets), CELLS, TOKENS, seed=5).softmax(-1)
+    for step in range(STEPS):
+        phase = plan.phases[step]
+        call = plan.call_rows(step, (COND,), watched=True)
+        seen = call.looking(maps)[call.first_watched :] @ phase.columns
+        found = seen.unflatten(0, (-1, len(targets))).sum(0)
+        for i, own in enumerate(targets):
+            whole = edited(own, maps[0], maps[i + 1], step)
+            wanted = torch.stack([maps[0] @ words.source, maps[0] @ away.source,
+                                  whole @ words.target, whole @ away.target], -1)
+            assert torch.allclose(found[i], wanted, atol=1e-6), (step, i)
+
+
+def test_steps_at_which_nothing_holds_change_no_row() -> None:
+    never = Window(0, 0)
+    plan = edit_plan.make_plan(
+        Control("", (REPLACED,), never, never, never, never), None, STEPS, CPU)
+    for step in range(STEPS):
+        call = plan.call_rows(step, (UNCOND, COND), watched=True)
+        assert call.query is None and call.partner is None
+        assert plan.self_rows(step, (UNCOND, COND)) is None
+        assert not plan.phases[step].injects and not plan.phases[step].crosses
