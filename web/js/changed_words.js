@@ -1,5 +1,6 @@
 // Under the targets of P2Plus Controller: which words differ from the source prompt, line by line.
 import { app } from "../../../scripts/app.js"
+import { bare, targetsOf, wordsOf } from "./words.js"
 
 const NODE = "StyleDiffusionP2PlusController"
 const ROW = 16
@@ -18,15 +19,6 @@ const STYLE = `
   background: rgb(210 70 70 / 30%); }
 .stylediffusion-words small { float: right; margin-left: 6px; font-size: 9px; opacity: .75; }
 .stylediffusion-words small.wrong { color: #e5534b; opacity: 1; }`
-
-// Words as the pack counts them: split at white space, without the host's weights.
-const wordsOf = (text) => text
-  .replace(/:\s*[-+]?[\d.]+\s*\)/g, ")")
-  .replace(/(^|[^\\])[()]/g, "$1")
-  .split(/\s+/)
-  .filter(Boolean)
-
-const bare = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "") || word
 
 // [kind, word] in reading order: each word beside the one in its place.
 const replaced = (source, target) => target.flatMap((word, i) =>
@@ -125,8 +117,8 @@ const refresh = (node, panel) => {
   if (state === panel.state) return
   panel.state = state
   const source = wordsOf(prompt ?? "")
-  const lines = (mode && source.length ? targets ?? "" : "").split("\n")
-  const rows = lines.filter((line) => line.trim()).map((line) => row(source, line, mode))
+  const lines = mode && source.length ? targetsOf(targets ?? "", prompt) : []
+  const rows = lines.map((line) => row(source, line, mode))
   panel.element.replaceChildren(...rows)
   panel.height = rows.length ? Math.min(rows.length, MOST_ROWS) * ROW + 4 + 2 * MARGIN : 0
   panel.element.style.visibility = rows.length ? "" : "hidden"
