@@ -9,6 +9,7 @@ import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, control
 from stylediffusion_pack.stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.host import sweeping
+from stylediffusion_pack.stylediffusion.host.attention import with_prompt
 from stylediffusion_pack.stylediffusion.host.model import fingerprint
 from stylediffusion_pack.stylediffusion.sweep import make_axes
 
@@ -54,8 +55,8 @@ def test_only_the_rows_that_a_prompt_embedding_is_for_are_changed(
     value, before = context + 1, context.clone()
     for step in range(3):
         for kind in (NULL_TEXT, TEXT_EMBEDDING):
-            patch = prompt_patch(kind, torch.zeros(3, 77, 8), table)
-            _, keys, values = patch(context, context, value, extra(kinds, step))
+            keys, values = with_prompt(
+                kind, torch.zeros(77, 8), table[step], context, value, {"cond_or_uncond": kinds})
             wanted_keys, wanted_values = context.clone(), value.clone()
             for place, chunk in enumerate(kinds):
                 rows = [0, 1, 2] if kind == NULL_TEXT and chunk == 1 else \

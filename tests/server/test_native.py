@@ -70,6 +70,17 @@ def test_the_hosts_sampler_paints_what_sample_paints(
         assert one.equal(other)
 
 
+def test_another_sampler_node_of_the_host_keeps_the_blend(server: Server, graph: Prompt) -> None:
+    """KSamplerSelect's Euler in the place of the one that P2Plus Guider gives."""
+    prompt = natively(graph)
+    prompt["native"]["inputs"]["sampler"] = ["other", 0]
+    found = pictures(server, {**prompt, "other": {
+        "class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}})
+    ours = found[editing.node_of(graph, "SaveImage")]
+    assert len(ours) == len(found["saved"]) == 3
+    assert all(one.equal(other) for one, other in zip(ours, found["saved"], strict=True))
+
+
 def test_a_generated_picture_is_edited_like_a_photo(server: Server, graph: Prompt) -> None:
     found = pictures(server, generated(graph))
     (alone,) = found["shown"]
@@ -89,8 +100,8 @@ def test_a_generated_picture_is_edited_like_a_photo(server: Server, graph: Promp
         "class_type": "KarrasScheduler", "inputs": {
             "steps": 5, "sigma_max": 14.0, "sigma_min": 0.1, "rho": 7.0}}}, "another schedule"),
     ({"native": {"sampler": ["other", 0]}, "other": {
-        "class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}},
-     "act between the steps.*sampler of P2Plus Guider"),
+        "class_type": "KSamplerSelect", "inputs": {"sampler_name": "uni_pc"}}},
+     "act between the steps.*sample_unipc.*choose another, such as euler"),
 ])
 def test_parts_of_another_road_are_errors_with_the_remedy(
     server: Server, graph: Prompt, spoil: dict[str, Any], message: str
