@@ -130,6 +130,46 @@ def test_an_adapter_at_a_single_transformer_block_is_found_too(
     check(name, equip)
 
 
+class InTiles(textbook.Controller):
+    """Self-attention inside each half of the picture, as tiling nodes have it."""
+
+    def self_attention(self, q: Any, k: Any, v: Any, extra: Any) -> torch.Tensor:
+        halves = zip(*(tensor.chunk(2, dim=1) for tensor in (q, k, v)), strict=True)
+        return torch.cat([super(InTiles, self).self_attention(*half, extra) for half in halves], 1)
+
+
+class Merged(textbook.Controller):
+    """Two neighbours look as one, as token merging has it."""
+
+    def self_attention(self, q: Any, k: Any, v: Any, extra: Any) -> torch.Tensor:
+        pairs = q.unflatten(1, (-1, 2)).mean(2)
+        return super().self_attention(pairs, k, v, extra).repeat_interleave(2, dim=1)
+
+
+def tiled(model: comfy.model_patcher.ModelPatcher) -> None:
+    def halves(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(1, (2, -1)).flatten(0, 1)
+
+    model.set_model_attn1_patch(lambda n, context, value, extra: (
+        halves(n), halves(context), halves(value)))
+    model.set_model_attn1_output_patch(lambda out, extra: out.unflatten(0, (-1, 2)).flatten(1, 2))
+
+
+def merged(model: comfy.model_patcher.ModelPatcher) -> None:
+    model.set_model_attn1_patch(lambda n, context, value, extra: (
+        n.unflatten(1, (-1, 2)).mean(2), context, value))
+    model.set_model_attn1_output_patch(lambda out, extra: out.repeat_interleave(2, dim=1))
+
+
+@pytest.mark.parametrize(("explicit", "equip"), [(InTiles, tiled), (Merged, merged)])
+@every_edit
+def test_patches_that_tile_rows_or_merge_tokens_see_the_rows_that_look_together(
+    name: str, explicit: Any, equip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textbook, "Controller", explicit)
+    check(name, equip)
+
+
 @every_edit
 def test_another_replacement_of_self_attention_sees_the_injected_layout(
     name: str, monkeypatch: pytest.MonkeyPatch
