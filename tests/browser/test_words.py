@@ -8,11 +8,13 @@ from playwright.sync_api import Locator
 
 from development import editing
 from development.examples import FOLDER
+from tests import golden
 from tests.graphs import CONTROL, INVERT
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
 
+TABLE = golden.facts("words")
 NODE = "const node = app.graph._nodes.find(node => node.type === kind)"
 
 
@@ -169,3 +171,34 @@ def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -
 def values(graph: dict[str, Any], kind: str) -> list[Any]:
     (found,) = (node["widgets_values"] for node in graph["nodes"] if node["type"] == kind)
     return list(found)
+
+
+@pytest.mark.parametrize(("rule", "call"), [
+    ("words", "wordsOf(row[0])"), ("bare", "bare(row[0])"), ("targets", "targetsOf(...row)"),
+])
+def test_the_page_reads_words_and_targets_as_the_node_does(
+    workbench: "Window", rule: str, call: str
+) -> None:
+    """The table is the one that the node's Python is tested with."""
+    found = workbench.page.evaluate(f"""async ([address, rows]) => {{
+        const {{ bare, targetsOf, wordsOf }} = await import(address)
+        return rows.map(row => {call}) }}""", [words_script(workbench), TABLE[rule]])
+    assert found == [row[-1] for row in TABLE[rule]]
+
+
+def words_script(window: "Window") -> str:
+    """The address of the script as the page has loaded it."""
+    addresses: list[str] = window.page.evaluate(
+        "() => performance.getEntriesByType('resource').map(entry => entry.name)")
+    return next(found for found in addresses if found.split("?")[0].endswith("/js/words.js"))
+
+
+def test_a_numbered_list_and_a_pasted_prompt_are_shown_as_they_are_read(demo: "Window") -> None:
+    write(demo, "orange cat", "1. a painting of a green cat in the city")
+    assert lines(demo) == [("replace", ["brown"], ["green"])]
+    demo.texts("1. a painting").press_sequentially("\n2. a painting of a brown dog in the city")
+    assert lines(demo) == [("replace", ["brown"], ["green"]), ("replace", ["cat"], ["dog"])]
+    write(demo, "a painting of a brown cat in the city", "a painting of a brown cat,\nin the city")
+    write(demo, "1. a painting", "a painting of a brown dog,\nin the city")
+    assert lines(demo) == [("replace", ["cat,"], ["dog,"])]
+    demo.said_nothing()
