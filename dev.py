@@ -25,6 +25,9 @@ usage: python3 dev.py COMMAND [arguments]
   train [args]          train the demo model (python -m demo.train)
   evaluate [args]       measure the demo model (python -m demo.evaluate)
 
+demo, test, serve and bench work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS); with
+--cpu behind the command, or where there is none, on the CPU, as all other commands do.
+
 Every command first makes what is missing: a virtual environment with torch, and ComfyUI, in a
 cache directory of yours. The first time takes some minutes and 11 GB of disk, of which 8 stay;
 after that it starts at once. An interrupted set-up is repaired by the next command.
@@ -32,12 +35,14 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   STYLEDIFFUSION_CACHE=DIR   keep all that in DIR
   COMFYUI_PATH=DIR           use this ComfyUI and its Python instead and install nothing
   COMFYUI_PYTHON=FILE        the Python that goes with COMFYUI_PATH, if it is not found by itself
+  STYLEDIFFUSION_CPU=1       the same as --cpu
 """
 MODULES = {
     "test": "pytest", "graphs": "development.graphs", "locales": "development.locales",
     "pictures": "development.pictures", "train": "demo.train",
     "evaluate": "demo.evaluate",
 }
+ON_ACCELERATOR = ("demo", "test", "serve", "bench")
 BENCHES = {"learn": "bench.learn", "edit": "bench.edit", "start": "bench.start"}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
@@ -63,8 +68,12 @@ def main(arguments: "list[str]") -> int:
 
 def dispatch(command: str, rest: "list[str]") -> int:
     """Hand one command over to what does it."""
-    from development import checks, environment, serve
+    from development import checks, device, environment, serve
 
+    if command in ON_ACCELERATOR:
+        rest = device.without_option(rest)
+    else:
+        device.keep_to_cpu()
     if command in MODULES:
         found = environment.ensure(say)
         if command == "test":

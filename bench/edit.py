@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, nargs="*")
     chosen = parser.parse_args(subjects.own_arguments)
     wanted = set(chosen.only or PARTS)
+    print(f"on {subjects.device_name()}", flush=True)
     free = psutil.virtual_memory().available / GIB
     if free < NEEDED and not wanted <= SMALL:
         print(f"SD1.5's shape is skipped: {free:.0f} GiB of memory are free, {NEEDED} needed")

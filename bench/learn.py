@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["demo", "sd15", "presets"], nargs="*")
     chosen = parser.parse_args(subjects.own_arguments)
     wanted = chosen.only or ["demo", "sd15", "presets"]
+    print(f"on {subjects.device_name()}", flush=True)
     numbers: dict[str, Any] = {
         "inner_step_over_forward": {}, "textbook_over_ours": {}, "peak_bytes": {}}
     if "sd15" in wanted:  # before this process holds a model of that shape itself

@@ -29,12 +29,12 @@ class InnerSteps:
 
     def __init__(self, subject: Subject, model: Any, options: dict[str, Any], levels: Any) -> None:
         self.subject, self.wrapped, self.levels = subject, model, levels
-        self.sigma = levels.sigmas[LEVEL].float().reshape(1)
         self.latent = subject.latent.clone()
+        sigmas = levels.sigmas.float().to(self.latent.device)
+        self.sigma = sigmas[LEVEL].reshape(1)
         self.layers = layers_of(model, options, self.sigma, self.latent)
         self.supervising = supervising_layers(self.layers, *self.latent.shape[-2:])
-        self.ours = HostLearningModel(
-            model, options, levels, levels.sigmas.float(), self.supervising)
+        self.ours = HostLearningModel(model, options, levels, sigmas, self.supervising)
         with torch.no_grad():
             tokens = subject.tower(subject.pixels, intermediate_output=-2)[0]
             self.tokens = subject.tower.vision_model.post_layernorm(tokens).clone()
@@ -46,7 +46,8 @@ class InnerSteps:
     def network(self) -> mapping.Mapping:
         """M as the exact preset makes it."""
         return mapping.make_mapping(
-            self.subject.positive[0][0], self.tokens, 0, mapping.SCALE_AND_SHIFT)
+            self.subject.positive[0][0], self.tokens, 0, mapping.SCALE_AND_SHIFT
+        ).to(self.latent.device)
 
     def plain(self) -> Work:
         """One conditional forward pass of the host, as it samples."""

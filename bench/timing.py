@@ -7,14 +7,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
+import torch
+
 Work = Callable[[], Any]
+
+
+def clock() -> float:
+    """Seconds, once an accelerator has done all that was asked of it."""
+    device = comfy.model_management.get_torch_device()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return time.perf_counter()
 
 
 def seconds(work: Work) -> float:
     """How long one call takes."""
-    started = time.perf_counter()
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def ratio(work: Work, against: Work, pairs: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .device import OPTION, host_arguments
 from .packages import clean_variables
 from .places import PACK_NAME
 
@@ -56,7 +57,8 @@ class Server:
     """A ComfyUI server with this pack as its only custom node, for the length of a `with` block.
 
     `base` is a directory from Environment.base_directory; models, input and output lie in it. The
-    server's console goes to `log`, by default server.log in `base`.
+    server's console goes to `log`, by default server.log in `base`. With `cpu` None it works where
+    the other programs of this project do.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Server:
         host: Path,
         base: Path,
         *,
-        cpu: bool = True,
+        cpu: bool | None = None,
         port: int | None = None,
         log: Path | None = None,
         arguments: Sequence[str] = (),
@@ -76,7 +78,8 @@ class Server:
         self.url = f"http://{LOCAL}:{self.port}"
         self.log = log or base / "server.log"
         self.client_id = uuid.uuid4().hex
-        self._arguments = [*(["--cpu"] if cpu else []), *arguments]
+        where = host_arguments(python) if cpu is None else [OPTION] if cpu else []
+        self._arguments = [*where, *arguments]
         self._startup_seconds = startup_seconds
         self._process: subprocess.Popen[bytes] | None = None
 

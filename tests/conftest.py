@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from development.device import host_arguments
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "stylediffusion_pack"
 
@@ -15,7 +17,8 @@ def _load_host() -> None:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     # The server tests run the host's own choice on a CPU, which is slower on long sequences.
     arguments = sys.argv
-    sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
+    where = host_arguments(Path(sys.executable))
+    sys.argv = [sys.argv[0], *where, "--use-pytorch-cross-attention"]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_base
-import comfy.model_patcher
 import comfy.supported_models
 import torch
 
-from tests.golden import UNET_CONFIG
+from tests.golden import UNET_CONFIG, patcher
 
 SDXL_CONFIG = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
@@ -23,7 +22,7 @@ POOLED = {"sd15": 0, "sd2": 0, "sdxl": 1280}
 
 
 def load(family: str, dtype: torch.dtype = torch.float32, **_: Any) -> Any:
-    """A random model of a family, on the CPU; the same weights every time."""
+    """A random model of a family; the same weights every time."""
     config: Any
     if family == "sdxl":
         config = comfy.supported_models.SDXL(dict(SDXL_CONFIG))
@@ -43,10 +42,9 @@ def load(family: str, dtype: torch.dtype = torch.float32, **_: Any) -> Any:
             scale = 0.02 if flat else 0.7 * weight[0].numel() ** -0.5
             ones = flat and name.endswith("weight")
             weight.copy_(drawn * scale + (1.0 if ones else 0.0))
-    cpu = torch.device("cpu")
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
-    patcher.cached_patcher_init = (load, (family, dtype))
-    return patcher
+    found = patcher(model)
+    found.cached_patcher_init = (load, (family, dtype))
+    return found
 
 
 def prompts(family: str, count: int) -> list[Any]:

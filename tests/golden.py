@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
@@ -39,13 +40,31 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def load_unet(*_: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """The recorded UNet in fp32 on the CPU."""
+    """The recorded UNet in fp32."""
     config = comfy.supported_models.SD15(UNET_CONFIG)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({})
     model.load_model_weights(load_file(DATA / "unet.safetensors"), "model.diffusion_model.")
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    return patcher(model)
+
+
+def patcher(model: Any) -> comfy.model_patcher.ModelPatcher:
+    """A model that rests on the CPU and works where the host does: see dev.py's --cpu."""
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(
+        model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def called(
+    model: Any, x: Tensor, sigma: Tensor, context: Tensor, options: Any = None, **more: Tensor
+) -> Tensor:
+    """The host's bare model call where its weights lie at the moment, from and to the CPU."""
+    device = next(model.model.parameters()).device
+    more = {name: tensor.to(device) for name, tensor in more.items()}
+    clean: Tensor = model.model.apply_model(
+        x.to(device), sigma.to(device), c_crossattn=context.to(device),
+        transformer_options=options or {}, **more)
+    return clean.cpu()
 
 
 def reloadable_unet() -> comfy.model_patcher.ModelPatcher:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.golden import called
+
 
 @dataclass
 class Edit:
@@ -85,11 +87,12 @@ class Controller:
                   for row, count in enumerate(self.counts)]
         for i, edit in enumerate(self.edits):
             own = folded[i + 1]
-            changed = folded[0] @ edit.mapper * edit.aligned + own * (1 - edit.aligned)
+            mapper, aligned = edit.mapper.to(own.device), edit.aligned.to(own.device)
+            changed = folded[0] @ mapper * aligned + own * (1 - aligned)
             if edit.emphasis is not None:
-                changed = changed * edit.emphasis
-            alpha = torch.full((own.shape[-1],), float(self.inside(self.settings.tau_c,
-                                                                   self.steps + 1)))
+                changed = changed * edit.emphasis.to(own.device)
+            always = float(self.inside(self.settings.tau_c, self.steps + 1))
+            alpha = torch.full((own.shape[-1],), always, device=own.device)
             for tokens, window in edit.windows.items():
                 alpha[list(tokens)] = float(self.inside(window, self.steps + 1))
             folded[i + 1] = alpha * changed + (1 - alpha) * own
@@ -119,7 +122,7 @@ class Controller:
             return None
 
         def where(words: tuple[list[int], list[int]], pooling: int) -> Tensor:
-            found = torch.zeros(height, width)
+            found = torch.zeros(height, width, device=self.read[i][0][0].device)
             for side in (0, 1):
                 total = sum(maps[side][words[side]].sum(0) for maps in self.read[i])
                 heat = torch.nn.functional.max_pool2d(total[None, None], pooling, 1, pooling // 2)
@@ -159,8 +162,8 @@ def sample(
             return n, context, value
         reach = rows if steps * settings.tau_v[0] <= i < steps * settings.tau_v[1] else 1
         chunks = value.shape[1] // len(settings.scale[i])
-        value[rows : rows + reach] *= settings.scale[i].repeat(chunks, 1)
-        value[rows : rows + reach] += settings.shift[i].repeat(chunks, 1)
+        value[rows : rows + reach] *= settings.scale[i].repeat(chunks, 1).to(value.device)
+        value[rows : rows + reach] += settings.shift[i].repeat(chunks, 1).to(value.device)
         return n, context, value
 
     options = {
@@ -177,9 +180,7 @@ def sample(
         below = float(alphas[timesteps[i + 1]] if i + 1 < steps else alphas[0])
         sigma = ((1 - here) / here) ** 0.5
         x = (z / here**0.5).repeat(2, 1, 1, 1)
-        clean = model.model.apply_model(
-            x, torch.full((2 * rows,), sigma), c_crossattn=contexts, transformer_options=options,
-            **more)
+        clean = called(model, x, torch.full((2 * rows,), sigma), contexts, options, **more)
         uncond, cond = ((x - clean) / sigma).chunk(2)
         noise_found = uncond + settings.guidance * (cond - uncond)
         z = below**0.5 * (z - (1 - here) ** 0.5 * noise_found) / here**0.5 \
@@ -188,6 +189,7 @@ def sample(
             for row in range(len(edits)):
                 mask = run.mask(row, height, width)
                 if mask is not None:
+                    mask = mask.to(z.device)
                     z[row + 1] = z[0] + mask * (z[row + 1] - z[0])
         seen.append(z.clone())
     return seen

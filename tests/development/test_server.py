@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from development import serve
+from development import serve, server
 from development.environment import Environment
 from development.server import (
     LOCAL,
@@ -55,13 +55,22 @@ def server_of(directory: Path, source: str, **options: Any) -> Server:
     return Server(Path(sys.executable), directory, directory, **options)
 
 
+@pytest.mark.parametrize("accelerator", [True, False])
+def test_server_works_where_the_project_does(
+    accelerator: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "host_arguments", lambda python: [] if accelerator else ["--cpu"])
+    with server_of(tmp_path, STAND_IN) as running:
+        arguments = running.get_json("/system_stats")["arguments"]
+    assert ("--cpu" in arguments) == (not accelerator)
+
+
 def test_server_starts_answers_and_stops(tmp_path: Path) -> None:
     with server_of(tmp_path, STAND_IN) as server:
         arguments = server.get_json("/system_stats")["arguments"]
         with pytest.raises(PromptRejected, match=r"node 3 \(Save\): Missing - images") as caught:
             server.queue({})
         assert set(caught.value.node_errors) == {"3"}
-    assert "--cpu" in arguments
     assert arguments[arguments.index("--base-directory") + 1] == str(tmp_path)
     assert arguments[arguments.index("--whitelist-custom-nodes") + 1] == "stylediffusion"
     with pytest.raises(ServerError, match="ended with exit code"):

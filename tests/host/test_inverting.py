@@ -63,8 +63,7 @@ def test_maps_of_an_entry_are_the_recorded_ones(
         x = recorded[f"latent.{entry}"] * (1 + sigma**2).sqrt()
         transformer_options = {**options["transformer_options"], "cond_or_uncond": [0]}
         with torch.inference_mode():
-            model.model.apply_model(x, sigma[None], c_crossattn=recorded["cond"],
-                                    transformer_options=transformer_options)
+            golden.called(model, x, sigma[None], recorded["cond"], transformer_options)
 
     run(options)
     layers = supervising_layers(tuple(finder.found.values()), 64, 64)
