@@ -99,6 +99,7 @@ def test_target_columns_left_over_keep_their_own_map() -> None:
     assert found.mapper[76, 73] == 1
     assert found.aligned[74:].tolist() == [0, 0, 0]
     assert found.mapper[:, 74:].sum() == 0
+    assert not found.is_complete
 
 
 def test_replace_of_unequal_word_counts_names_both_prompts_and_the_remedy() -> None:

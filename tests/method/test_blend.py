@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion import blend
 
 HEAT = torch.tensor([[0.0, 0, 0, 0], [0, 10, 0, 0], [0, 0, 0, 2], [0, 0, 0, 0]])[None, None]
@@ -16,6 +17,8 @@ def test_a_mask_is_the_share_of_the_maximum_above_the_threshold() -> None:
 def test_pooling_spreads_a_cell_to_its_neighbours() -> None:
     mask = blend.word_mask(HEAT, 4, 4, 0.5, 3)[0, 0]
     assert mask[:3, :3].all() and mask.sum() == 9
+    wide = blend.word_mask(F.pad(HEAT, (0, 4, 0, 4)), 8, 8, 0.5, 5)[0, 0]
+    assert wide[:4, :4].all() and wide.sum() == 16, "two cells to every side of the strongest"
 
 
 def test_the_latents_size_is_reached_by_nearest_neighbours() -> None:
@@ -25,6 +28,8 @@ def test_the_latents_size_is_reached_by_nearest_neighbours() -> None:
 
 def test_words_that_look_nowhere_cover_nothing() -> None:
     assert not blend.word_mask(torch.zeros(1, 2, 4, 4), 4, 4, 0.3).any()
+    soft = blend.word_mask(torch.zeros(1, 2, 4, 4), 4, 4, 0.3, softness=0.5)
+    assert torch.equal(soft, torch.zeros(1, 2, 4, 4))
 
 
 def test_source_or_target_show_the_edit_and_subtract_words_hide_it() -> None:
@@ -34,6 +39,16 @@ def test_source_or_target_show_the_edit_and_subtract_words_hide_it() -> None:
     hidden = blend.blend_mask(
         torch.cat([HEAT, HEAT], 1), torch.cat([none, HEAT], 1), 4, 4, blend.Blend())
     assert not hidden[0, 0, 1, 1] and hidden[0, 0, 0, 0], "subtract words are not pooled"
+    assert hidden.dtype == torch.bool, "edges are hard unless a person asks"
+
+
+def test_every_edit_has_a_mask_of_its_own() -> None:
+    none, plain = torch.zeros(1, 1, 4, 4), blend.Blend(pooling=1)
+    heat = torch.cat([torch.cat([HEAT, none], 1), torch.cat([none, HEAT.flip(-1)], 1)])
+    away = torch.cat([torch.cat([none, HEAT], 1), torch.cat([none, none], 1)])
+    found = blend.blend_mask(heat, away, 4, 4, plain)
+    assert found.shape == (2, 1, 4, 4)
+    assert not found[0].any() and found[1, 0].nonzero().tolist() == [[1, 2]]
 
 
 def test_blending_leaves_the_source_and_mixes_the_targets() -> None:
@@ -54,6 +69,12 @@ def test_a_soft_edge_rises_from_below_the_threshold_to_above_it() -> None:
     heat = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3, 0.1]).view(1, 1, 1, 6)
     mask = blend.word_mask(heat, 1, 6, 0.5, softness=0.4)
     assert mask.flatten().tolist() == pytest.approx([1, 1, 0.5, 0.25, 0, 0], abs=1e-6)
+
+
+def test_a_soft_mask_is_brought_to_the_latents_size_between_the_cells_middles() -> None:
+    """Two cells 1 and 0 on four: their middles lie a quarter and three quarters of the way."""
+    mask = blend.word_mask(torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), 1, 4, 0.5, softness=1.0)
+    assert mask.flatten().tolist() == pytest.approx([1, 0.75, 0.25, 0])
 
 
 @pytest.mark.parametrize("softness", [0.05, 0.5, 1.0])
@@ -84,6 +105,14 @@ def test_a_painted_mask_is_brought_to_the_latents_size_for_every_target() -> Non
     assert torch.equal(found[0], found[1])
 
 
+def test_of_a_painted_mask_a_thin_line_counts_and_nothing_counts_more_than_once() -> None:
+    line = torch.zeros(1, 32, 48)
+    line[:, :, 1] = 1
+    assert (blend.painted_masks(line, 1, 4, 6)[:, :, 0] > 0.05).all()
+    assert torch.equal(blend.painted_masks(torch.full((1, 32, 48), 1.5), 1, 4, 6),
+                       torch.ones(1, 4, 6))
+
+
 def test_a_painted_mask_a_target_stays_with_its_target() -> None:
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
     assert blend.painted_masks(masks, 2, 4, 4).amax((1, 2)).tolist() == [0, 1]
@@ -93,7 +122,7 @@ def test_a_painted_mask_a_target_stays_with_its_target() -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [
     ((128, 192), True), ((135, 199), True), ((64, 96), True), ((128, 128), False),
-    ((192, 128), False), ((128, 216), False),
+    ((192, 128), False), ((128, 216), False), ((136, 192), False), ((128, 200), False),
 ])
 def test_a_painted_mask_has_the_pictures_shape_at_any_size(
     size: tuple[int, int], fits: bool

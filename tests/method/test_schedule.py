@@ -17,6 +17,15 @@ def test_timesteps_of_thirty_steps_are_those_of_the_released_code() -> None:
     assert levels.timesteps.tolist() == [33 * i + 1 for i in range(30)]
 
 
+@pytest.mark.parametrize(("steps", "apart"), [(1, 0), (7, 142), (11, 90), (500, 2)])
+def test_timesteps_are_as_far_apart_as_a_thousand_by_the_steps_rounded_down(
+    steps: int, apart: int
+) -> None:
+    levels = schedule.make_levels(steps, textbook_alphas())
+    assert levels.steps == steps and len(levels.alphas_cumprod) == steps + 1
+    assert levels.timesteps.tolist() == [apart * i + 1 for i in range(steps)]
+
+
 def test_the_clean_end_is_alpha_of_timestep_zero_and_not_one() -> None:
     alphas = textbook_alphas()
     levels = schedule.make_levels(10, alphas)
