@@ -113,6 +113,7 @@ class EditRun:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             left, watched = self._is_left(extra), self._is_watched(extra)
             rows = self._rows(extra, watched)
+            watched = watched and CONDITIONAL in extra["cond_or_uncond"]
             if left:
                 q, k, v = rows.looking(q), rows.looking(k), self._mixed(v, extra, watched)
             if watched:
@@ -191,5 +192,6 @@ def _write_columns(values: Tensor, columns: Tensor, heads: int) -> None:
 
     Attention on them sums the map's columns. Keys that the host repeats share what theirs has.
     """
-    places = values.unflatten(-1, (heads, -1)).unflatten(1, (-1, columns.shape[1]))
+    rows, length = columns.shape[:2]
+    places = values.unflatten(-1, (heads, -1)).unflatten(1, (-1, length)).unflatten(0, (-1, rows))
     places[..., :HEAT_COLUMNS].copy_(columns.to(values.device)[:, None, :, None])
