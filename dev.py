@@ -10,7 +10,8 @@ usage: python3 dev.py COMMAND [arguments]
 
   demo [--out DIR]      edit a picture in the real ComfyUI and write the sheet to DIR (demo_output);
                         with --trials the twelve test scenes instead (five minutes)
-  test [pytest args]    run the tests, for example: python3 dev.py test tests/development -k graph
+  test [pytest args]    run the tests, for example: python3 dev.py test tests/development -k graph;
+                        two workers share them where pytest-xdist is installed, -n 0 uses none
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
@@ -38,10 +39,10 @@ after that it starts at once. An interrupted set-up is repaired by the next comm
   STYLEDIFFUSION_CPU=1       the same as --cpu
 """
 MODULES = {
-    "test": "pytest", "graphs": "development.graphs", "locales": "development.locales",
-    "pictures": "development.pictures", "train": "demo.train",
-    "evaluate": "demo.evaluate",
+    "graphs": "development.graphs", "locales": "development.locales",
+    "pictures": "development.pictures", "train": "demo.train", "evaluate": "demo.evaluate",
 }
+WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")
 BENCHES = {"learn": "bench.learn", "edit": "bench.edit", "start": "bench.start"}
 SIGTERM_CODE = 128 + signal.SIGTERM
@@ -75,10 +76,11 @@ def dispatch(command: str, rest: "list[str]") -> int:
     else:
         device.keep_to_cpu()
     if command in MODULES:
+        return environment.ensure(say).run(MODULES[command], *rest)
+    if command == "test":
         found = environment.ensure(say)
-        if command == "test":
-            found.require("pytest")
-        return found.run(MODULES[command], *rest)
+        found.require("pytest")
+        return found.run("pytest", *(() if found.missing("xdist") else WORKERS), *rest)
     if command == "bench":
         if not rest or rest[0] not in BENCHES:
             return complain(f"Say what to measure: dev.py bench {'|'.join(BENCHES)}")

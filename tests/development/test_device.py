@@ -91,7 +91,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("command, started", [
     (["demo", "--out", "/there"], ("development.demo", "--out", str(Path("/there").absolute()))),
-    (["test", "tests/nodes", "-k", "help"], ("pytest", "tests/nodes", "-k", "help")),
+    (["test", "tests/nodes", "-n", "0"],
+     ("pytest", "-n", "auto", "--dist", "loadfile", "tests/nodes", "-n", "0")),
     (["serve", "--no-browser"], ("serve", False, None)),
     (["bench", "edit", "--only", "demo"], ("bench.edit", "--only", "demo")),
 ])

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import dev
 from development import environment, packages, places, steps
 from development.packages import Installer
 from development.steps import SetupError, Step, StepList
@@ -297,6 +298,20 @@ def test_missing_tools_of_an_existing_host_are_named(host: Path) -> None:
     environment.ensure().require("pytest")
     with pytest.raises(SetupError, match="no nonesuch and no neither: set COMFYUI.* install non"):
         environment.ensure().require("nonesuch", "pytest", "neither")
+
+
+def test_workers_are_used_where_the_existing_hosts_python_has_them(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(environment.Environment, "run", lambda self, *command: ran.append(command))
+    for missing in ([], ["xdist"]):
+        monkeypatch.setattr(
+            environment.Environment, "missing",
+            lambda self, *modules, missing=missing: [m for m in modules if m in missing])
+        dev.dispatch("test", ["-k", "help"])
+    assert ran == [("pytest", "-n", "auto", "--dist", "loadfile", "-k", "help"),
+                   ("pytest", "-k", "help")]
 
 
 def test_a_python_without_comfyuis_packages_is_an_error_that_names_the_remedy(

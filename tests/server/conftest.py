@@ -7,12 +7,13 @@ import pytest
 from development.environment import ensure
 from development.server import Server
 from tests import logs
+from tests.bases import base_directory
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     environment = ensure()
-    base = environment.base_directory("test")
+    base = base_directory(environment, "test")
     with Server(environment.python, environment.host, base) as running:
         yield running
 

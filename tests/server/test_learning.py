@@ -12,6 +12,7 @@ from development.environment import ensure
 from development.graph import Prompt, to_prompt
 from development.server import ExecutionInterrupted, Server, ServerError
 from stylediffusion.metrics import psnr
+from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
 
 SCENE = "StyleDiffusionDemoScene"
@@ -60,7 +61,7 @@ def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt
 
 def test_a_crashed_run_goes_on_in_the_next_server() -> None:
     environment = ensure()
-    base = environment.base_directory("crash")
+    base = base_directory(environment, "crash")
     with Server(environment.python, environment.host, base) as server:
         graph = to_prompt(editing.load_graph(), server.object_info())
         graph = changed(changed(graph, INVERT, steps=8), SCENE, seed=12)
