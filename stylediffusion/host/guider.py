@@ -77,8 +77,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
             runs.append(self._sample(
                 portion_of(self.control, targets), noise, latent_image, sampler, sigmas,
                 denoise_mask, follow, disable_pbar, seed))
-        masks = [mask for _, mask in runs if mask is not None]
-        self.masks = joined(masks, chosen) if masks else None
+        blends = self.control is not None and self.control.blends
+        self.masks = joined([mask for _, mask in runs], chosen) if blends else None
         source = runs[0][0][:1]
         return torch.cat([source, joined([found[1:] for found, _ in runs], chosen)])
 
@@ -86,7 +86,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         self, control: Control | None, noise: Tensor, latent: Tensor,
         sampler: comfy.samplers.Sampler, sigmas: Tensor, denoise_mask: Tensor | None,
         callback: Callback, disable_pbar: bool, seed: int | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         """VP latents of the source and some targets, and the masks these were blended by."""
         steps, device = len(sigmas) - 1, self.model_patcher.load_device
         layers = self.trajectory.layers
@@ -94,7 +94,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         run = EditRun(plan, layers, supervising_layers(layers, *latent.shape[-2:]))
         source = source_latents(self.trajectory).to(device) if self.exact_source else None
         after = BetweenSteps(run, control, source)
-        if after.acts:
+        if self.exact_source or (self.control is not None and self.control.blends):
             sampler = stepwise(sampler, run, after)
 
         def counted(step: int, x0: Tensor, x: Tensor, total: int) -> None:

@@ -32,11 +32,6 @@ class BetweenSteps:
     masks: Tensor | None = None
     everywhere: Tensor | None = None
 
-    @property
-    def acts(self) -> bool:
-        """Whether anything is done between the steps."""
-        return self.source is not None or (self.control is not None and self.control.blends)
-
     def __call__(self, step: int, latents: Tensor) -> Tensor:
         """Latents [1 + targets, C, h, w] as the next step finds them."""
         if self.source is not None:
@@ -51,10 +46,8 @@ class BetweenSteps:
         self.masks = self._places(control, latents)
         return blended(latents, self.masks)
 
-    def shown(self, latents: Tensor) -> Tensor | None:
-        """The last masks on the CPU, ones before the first; None where nothing is ever blended."""
-        if self.control is None or not self.control.blends:
-            return None
+    def shown(self, latents: Tensor) -> Tensor:
+        """The last masks on the CPU, ones where nothing was blended, for latents [1 + n, ...]."""
         masks = torch.ones_like(latents[1:, :1]) if self.masks is None else self.masks
         return masks.cpu()
 

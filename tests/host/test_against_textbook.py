@@ -97,17 +97,18 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
     if settings.scale is not None and settings.shift is not None:
         embedding = artifacts.ValueEmbedding(settings.scale, settings.shift, 7.5, "", "", ())
     own = guider.P2PlusGuider(model, trajectory, embedding, chosen, settings.guidance)
-    sigmas, seen = levels.sampling_sigmas(), []
+    sigmas, seen = levels.sampling_sigmas(), [[] for _ in range(STEPS - 1)]
     start = inverting.to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
-        if step:
-            seen.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
+        portion, i = divmod(step, STEPS)
+        if i:
+            seen[i - 1].append(schedule.k_to_vp(x[1 if portion else 0 :], float(sigmas[i])).clone())
 
     euler = comfy.samplers.sampler_object("euler")
     final = own.sample(torch.zeros_like(start), start, euler, sigmas,
                        callback=callback, disable_pbar=True, seed=0)
-    return [*seen, model.model.process_latent_in(final)]
+    return [*(torch.cat(rows) for rows in seen), model.model.process_latent_in(final)]
 
 
 PAINTED = torch.zeros(16, 24)

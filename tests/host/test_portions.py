@@ -7,7 +7,7 @@ from typing import Any
 import comfy.model_patcher
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment, control
+from stylediffusion_pack.stylediffusion import alignment, blend, control
 from stylediffusion_pack.stylediffusion.host import guider, portions, sampling
 
 from tests import golden
@@ -33,7 +33,8 @@ def several(*names: str) -> control.Control:
     """One target of each name, in this order, with prompts of their own."""
     made = [replace(control_of(EDITS[name], BASE).targets[0], prompt=f"{i}",
                     conditioning=[(context(20 + i), {})]) for i, name in enumerate(names)]
-    return replace(control_of(EDITS["blend"], BASE), targets=tuple(made))
+    return replace(control_of(EDITS["blend"], BASE), targets=tuple(made),
+                   blend=blend.Blend(threshold=0.95))
 
 
 def of_length(chunks: int) -> control.Target:
