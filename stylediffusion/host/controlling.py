@@ -81,7 +81,7 @@ def _require_numbers(windows: dict[str, Window], blend: Blend) -> None:
 
 def _warn_of_no_change(line: int, target: str, source: str) -> None:
     """Say it where an edit is none: the source prompt itself, or all but for case and signs."""
-    if target == source:
+    if target.split() == source.split():
         log.warning(
             "line %d of targets, '%s', is the source prompt itself, so this edit changes "
             "nothing; change a word, or give one an emphasis", line, target)

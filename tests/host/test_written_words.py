@@ -125,6 +125,13 @@ def test_a_target_that_differs_in_case_or_signs_only_is_said(
     assert f"'{target}', is the source prompt but for case or punctuation" in caplog.text
 
 
+def test_spaces_alone_leave_the_source_prompt_itself(
+    clip: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wished(clip, "a painting  of a\tcat", source="a painting of\na cat ")
+    assert "is the source prompt itself" in caplog.text
+
+
 @pytest.mark.parametrize("target", ["a painting of a (brown:1.4) cat", "a painting of a brown dog"])
 def test_a_weight_or_a_word_is_a_change(
     clip: Any, caplog: pytest.LogCaptureFixture, target: str
