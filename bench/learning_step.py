@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stylediffusion import learning, mapping, schedule, solvers
 from stylediffusion.artifacts import supervising_layers
-from stylediffusion.host import memory
 from stylediffusion.host import model as host_model
+from stylediffusion.host.checkpoints import Checkpoints
 from stylediffusion.host.learning import HostLearningModel
 
 from .subjects import Subject, layers_of, on_stage
@@ -40,8 +40,9 @@ class InnerSteps:
             self.tokens = subject.tower.vision_model.post_layernorm(tokens).clone()
             uncond = self.ours.fixed(self.latent, LEVEL)
             _, maps = self.ours.hearing(self.latent, LEVEL, None, None, True)
+        alphas = levels.alpha(LEVEL), levels.alpha(LEVEL - 1)
         self.step = learning.LearningStep(
-            0, LEVEL, self.latent, uncond, torch.zeros_like(self.latent), maps)
+            0, LEVEL, alphas, self.latent, uncond, torch.zeros_like(self.latent), maps)
 
     def network(self) -> mapping.Mapping:
         """M as the exact preset makes it."""
@@ -66,12 +67,12 @@ class InnerSteps:
         solver = solvers.NetworkSolver(self.network(), self.tokens, learning.LearningSettings())
         optimizer = torch.optim.Adam(solver.mapping.parameters(), lr=1e-2)
         if checkpoints:
-            self.ours.options = memory.with_checkpoints(self.ours.options)
+            self.ours.checkpoints = Checkpoints.TRANSFORMERS
 
         def run() -> None:
             with torch.enable_grad():
                 solver.inner_step(
-                    self.ours, self.levels, self.step, optimizer, 0, lambda loss: None)
+                    self.ours, self.step, STEPS, optimizer, 0, lambda loss: None)
 
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -131,8 +131,8 @@ class Watch:
 class Learnt:
     """Learning up to its last finished step k; finished where k = N.
 
-    Scale and shift tables fp32 [k, 77, d] on the CPU, the latent reached [1, C, h, w] (VP), all
-    losses, and what the solver goes on from.
+    Scale and shift tables fp32 [k, 77, d], on the CPU once it is finished; the latent reached
+    [1, C, h, w] (VP), all losses, and what the solver goes on from.
     """
 
     scale: Tensor
@@ -160,10 +160,14 @@ def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
 
 @dataclass
 class LearningStep:
-    """One sampling step being learnt: the latent it starts from and what it must reach."""
+    """One sampling step being learnt: the latent it starts from and what it must reach.
+
+    `alphas` are alpha-bar of its level and of the one below.
+    """
 
     index: int
     level: int
+    alphas: tuple[float, float]
     latent: Tensor
     noise_fixed: Tensor
     wanted_latent: Tensor
@@ -179,30 +183,42 @@ class LearningStep:
         return loss_latent, attention_weight * attention_loss(found, self.wanted_maps)
 
     def evaluate(
-        self, model: LearningModel, levels: Levels, values: tuple[Tensor, Tensor], guidance: float,
-        maps: bool,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(latent reached, guided noise, maps) where c * s + b is heard."""
+        self, model: LearningModel, values: tuple[Tensor, Tensor], guidance: float, maps: bool
+    ) -> tuple[Solution, list[Tensor]]:
+        """Where c * s + b leads when it is heard, and the maps on the way."""
         noise_hearing, found = model.hearing(self.latent, self.level, *values, maps)
         noise = guide(self.noise_fixed, noise_hearing, model.weight(guidance))
-        here, below = levels.alpha(self.level), levels.alpha(self.level - 1)
-        return transfer(self.latent, noise, here, below), noise, found
+        reached = transfer(self.latent, noise, *self.alphas)
+        return Solution(*values, reached, noise), found
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A step's scale and shift [77, d], the latent [1, C, h, w] reached with them, and the guided
+    noise on the way."""
+
+    scale: Tensor
+    shift: Tensor
+    latent: Tensor
+    noise: Tensor
+
+    def detached(self) -> Solution:
+        """The same, without a graph."""
+        return Solution(self.scale.detach(), self.shift.detach(), self.latent.detach(),
+                        self.noise.detach())
 
 
 class Solver(Protocol):
     """Finds one step's embedding after another; each starts from the last."""
 
     def solve(
-        self, model: LearningModel, levels: Levels, step: LearningStep, note: Note
-    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """((scale, shift) [77, d], the latent reached with them, the guided noise on the way).
-
-        Every loss goes to `note` before the update it leads to.
-        """
+        self, model: LearningModel, step: LearningStep, steps: int, note: Note
+    ) -> Solution:
+        """A step of so many; every loss goes to `note` before the update it leads to."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step starts from."""
+        """What the next step starts from, in tensors that later steps leave alone."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -226,8 +242,9 @@ def learn(
     """
     watch = watch or Watch()
     learnt = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
+    learnt = replace(learnt, scale=learnt.scale.to(latents), shift=learnt.shift.to(latents))
     if begun is not None:
-        solver.restore({k: v.to(latents.device) for k, v in begun.solver.items()})
+        solver.restore(begun.solver)
     losses = list(learnt.losses)
 
     def note(loss: InnerLoss) -> None:
@@ -236,28 +253,27 @@ def learn(
         watch.after_inner(loss)
 
     for i in range(learnt.steps, levels.steps):
-        latent = learnt.latent.to(latents)
-        step = _begin(model, latents, latent, i, levels.steps, settings)
-        values, reached, noise = solver.solve(model, levels, step, note)
-        require_finite_latent(reached, i, levels.steps)
-        scale, shift = (
-            torch.cat([rows, new.detach().cpu()[None]])
-            for rows, new in zip((learnt.scale, learnt.shift), values, strict=True))
-        learnt = Learnt(scale, shift, reached.detach(), list(losses), solver.state())
-        watch.after_step(i, latent, noise)
+        step = _begin(model, latents, levels, learnt.latent.to(latents), i, settings)
+        found = solver.solve(model, step, levels.steps, note).detached()
+        learnt = Learnt(
+            torch.cat((learnt.scale, found.scale[None])),
+            torch.cat((learnt.shift, found.shift[None])), found.latent, list(losses),
+            solver.state())
+        watch.after_step(i, step.latent, found.noise)
         watch.keep(learnt)
-    return learnt
+    return replace(learnt, scale=learnt.scale.cpu(), shift=learnt.shift.cpu())
 
 
 def _begin(
-    model: LearningModel, latents: Tensor, latent: Tensor, i: int, steps: int,
+    model: LearningModel, latents: Tensor, levels: Levels, latent: Tensor, i: int,
     settings: LearningSettings,
 ) -> LearningStep:
-    level = steps - i
+    level = levels.steps - i
     with torch.no_grad():
         noise_fixed = model.fixed(latent, level)
-    wanted_maps = _wanted_maps(model, latents, i, steps, settings)
-    return LearningStep(i, level, latent, noise_fixed, latents[level - 1 : level], wanted_maps)
+    wanted_maps = _wanted_maps(model, latents, i, levels.steps, settings)
+    return LearningStep(i, level, (levels.alpha(level), levels.alpha(level - 1)), latent,
+                        noise_fixed, latents[level - 1 : level], wanted_maps)
 
 
 def _wanted_maps(
@@ -278,6 +294,13 @@ def require_finite(loss: InnerLoss, steps: int) -> None:
         raise FloatingPointError(
             f"the loss is not finite at step {loss.step + 1} of {steps}, inner step "
             f"{loss.inner + 1}; {REMEDY}")
+
+
+def require_finite_gradient(finite: bool, step: int, steps: int) -> None:
+    """The same where a gradient overflows whatever the loss is scaled by."""
+    if not finite:
+        raise FloatingPointError(
+            f"the gradient is not finite at step {step + 1} of {steps}; {REMEDY}")
 
 
 def require_finite_latent(latent: Tensor, step: int, steps: int) -> None:

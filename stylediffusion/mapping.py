@@ -94,7 +94,7 @@ def make_mapping(context: Tensor, image_tokens: Tensor | None, seed: int, form: 
     if image_tokens is None:
         return FreeRows(rows)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
         return MappingNetwork(
             image_tokens.shape[1], image_tokens.shape[2], rows.shape[1], len(rows))
 

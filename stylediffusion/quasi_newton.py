@@ -2,44 +2,103 @@
 
 Noise levels are neighbours: in units of noise, the least squares problem of one is almost that of
 the next. A library's L-BFGS starts each problem from nothing, or mixes gradients of both.
+
+Vectors stay on their device. What is decided and solved is made of their inner products (Chen et
+al. 2014), which are read from it once for every gradient.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Evaluation = Callable[[Tensor], tuple[float, Callable[[], Tensor]]]
+PAIRS = 40
 
 
-@dataclass
 class Curvature:
-    """Pairs of steps and changes of the gradient (Nocedal 1980); the newest come last."""
+    """Pairs of steps and changes of the gradient (Nocedal 1980), and the last gradient.
 
-    pairs: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
+    `pairs` [2, 40, n]: steps, then changes, newest last, zeros where there are none yet; `grams`
+    fp64 [2, 40, 40] on the CPU: S Y^T and Y Y^T. Both are replaced, never written into.
+    """
 
-    def note(self, step: Tensor, change: Tensor) -> None:
-        """Remember a pair, unless it shows no positive curvature."""
-        if float(step @ change) > 1e-10 * float(step @ step):
-            self.pairs.append((step, change))
+    def __init__(self, like: Tensor) -> None:
+        self.pairs = like.new_zeros(2, PAIRS, like.numel())
+        self.grams = torch.zeros(2, PAIRS, PAIRS, dtype=torch.float64)
+        self.gradient = like.new_zeros(like.numel())
+        self.products = torch.zeros(2 * PAIRS + 1, dtype=torch.float64)
 
-    def newton_step(self, gradient: Tensor, loss: float) -> Tensor:
-        """-H g by the two-loop recursion; without pairs the Polyak step towards a loss of zero."""
-        if not self.pairs:
-            return gradient * (-loss / float(gradient @ gradient))
-        found, shares = -gradient, []
-        for step, change in reversed(self.pairs):
-            share = (step @ found) / (step @ change)
-            found = found - share * change
-            shares.append(share)
-        step, change = self.pairs[-1]
-        found = found * ((step @ change) / (change @ change))
-        for (step, change), share in zip(self.pairs, reversed(shares), strict=True):
-            found = found + step * (share - (change @ found) / (step @ change))
-        return found
+    @property
+    def square(self) -> float:
+        """|g|^2 of the last gradient."""
+        return float(self.products[-1])
+
+    def see(self, gradient: Tensor, step: Tensor | None = None) -> bool:
+        """Take a gradient [n], and the pair of the step [n] that led to it, by one read.
+
+        Changes nothing, and says False, where it is not finite. A pair that shows no positive
+        curvature is not kept, else the oldest goes.
+        """
+        if step is None:
+            found = self._products(self.pairs, gradient[:, None])
+            return self._take(gradient, found[:, 0])
+        change = gradient - self.gradient
+        pairs = torch.cat((self.pairs[:, 1:], torch.stack((step, change))[:, None]), 1)
+        found = self._products(pairs, torch.stack((gradient, step, change), 1))
+        if not math.isfinite(found[-1, 0]):
+            return False
+        if not found[2 * PAIRS - 1, 1] > 1e-10 * found[PAIRS - 1, 1]:
+            return self.see(gradient)
+        grams = self.grams.roll((-1, -1), (1, 2))
+        grams[0, -1], grams[0, :, -1] = found[PAIRS:-1, 1], found[:PAIRS, 2]
+        grams[1, -1] = grams[1, :, -1] = found[PAIRS:-1, 2]
+        self.pairs, self.grams = pairs, grams
+        return self._take(gradient, found[:, 0])
+
+    def _products(self, pairs: Tensor, vectors: Tensor) -> Tensor:
+        """Of all steps, all changes and the first vector with every vector [n, v]: [81, v]."""
+        found = torch.cat((pairs.flatten(0, 1) @ vectors, vectors[:, :1].T @ vectors))
+        return found.cpu().double()
+
+    def _take(self, gradient: Tensor, products: Tensor) -> bool:
+        if not math.isfinite(products[-1]):
+            return False
+        self.gradient, self.products = gradient, products
+        return True
+
+    def newton_step(self, loss: float) -> tuple[Tensor, float]:
+        """(-H g, its slope along g); without pairs the Polyak step towards a loss of zero.
+
+        With R the upper triangle of S Y^T, D its diagonal and r = s y / y y of the newest pair
+        (Byrd, Nocedal and Schnabel 1994, eq. 3.1): H g = r g + S^T a - r Y^T w, where w = R^-1 S g
+        and a = R^-T ((D + r Y Y^T) w - r Y g).
+        """
+        count = int((self.grams[0].diagonal() > 0).sum())
+        if not count:
+            return self.gradient * (-loss / self.square), -loss
+        crossed, changes = self.grams[:, -count:, -count:]
+        ratio = float(crossed[-1, -1] / changes[-1, -1])
+        along = self.products[PAIRS - count : PAIRS, None]
+        across = self.products[2 * PAIRS - count : 2 * PAIRS, None]
+        upper, own = crossed.triu(), crossed.diagonal().diag()
+        w = torch.linalg.solve_triangular(upper, along, upper=True)
+        a = torch.linalg.solve_triangular(
+            upper.T, (own + ratio * changes) @ w - ratio * across, upper=False)
+        shares = torch.zeros(2, PAIRS, dtype=torch.float64)
+        shares[0, -count:], shares[1, -count:] = -a[:, 0], ratio * w[:, 0]
+        shares = shares.flatten()
+        slope = float(shares @ self.products[:-1]) - ratio * self.square
+        shares = shares.to(self.gradient.dtype).to(self.gradient.device)
+        return shares @ self.pairs.flatten(0, 1) - ratio * self.gradient, slope
+
+
+def overflown() -> None:
+    """Where a loss has no scale that could be lowered."""
+    raise FloatingPointError("the gradient is not finite")
 
 
 def descend(
@@ -48,34 +107,35 @@ def descend(
     curvature: Curvature,
     evaluations: int,
     good_enough: float,
+    lower: Callable[[], None] = overflown,
 ) -> tuple[Tensor, float]:
-    """The best point found, and its loss, in at most so many evaluations.
+    """The best point [n] found, and its loss, in at most so many evaluations.
 
     An evaluation gives the loss and what computes its gradient, which is asked only where the
     descent goes on from. Full steps where they lower the loss, else the minimum of the parabola
-    through what is known. Stops at once where the loss is good enough.
+    through what is known. Stops at once where the loss is good enough. Where a gradient is not
+    finite, `lower` lowers the scale of the loss, or raises, and the evaluation is done again.
     """
-    best, (loss, slope) = start, evaluate(start)
-    if loss <= good_enough:
-        return best, loss
-    gradient, step, share = slope(), None, 1.0
-    del slope  # with it goes what the forward pass kept for its backward pass
-    for _ in range(evaluations - 1):
-        if not float(gradient @ gradient):
-            break
-        if step is None:
-            step, share = curvature.newton_step(gradient, loss), 1.0
-        found, slope = evaluate(best + share * step)
-        if found < loss:
-            best, loss = best + share * step, found
+    best, loss, share = start, math.inf, 1.0
+    step: Tensor | None = None
+    for _ in range(evaluations):
+        move = None if step is None else share * step
+        point = start if move is None else best + move
+        found, slope = evaluate(point)
+        if move is None or found < loss:
+            best, loss = point, found
             if loss <= good_enough:
                 break
-            before, gradient = gradient, slope()
-            del slope
-            curvature.note(share * step, gradient - before)
-            step = None
+            while not curvature.see(slope(), move):
+                del slope
+                lower()
+                _, slope = evaluate(best)
+            del slope  # with it goes what the forward pass kept for its backward pass
+            if not curvature.square:
+                break
+            (step, down), share = curvature.newton_step(loss), 1.0
         else:
             del slope
-            down = share * float(gradient @ step)
-            share *= min(0.5, max(0.1, -down / (2 * (found - loss - down))))
+            fall = share * down
+            share *= min(0.5, max(0.1, -fall / (2 * (found - loss - fall))))
     return best, loss

@@ -30,9 +30,12 @@ def save(path: Path, learnt: Learnt, key: str, first: Tensor) -> None:
         **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
     }
     beside = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().to("cpu", copy=True).contiguous()
-               for name, tensor in tensors.items()}, beside, {"format": FORMAT, "key": key})
-    beside.replace(path)
+    try:
+        save_file({name: tensor.detach().to("cpu", copy=True).contiguous()
+                   for name, tensor in tensors.items()}, beside, {"format": FORMAT, "key": key})
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load(path: Path, key: str, like: dict[str, Tensor], first: Tensor) -> Learnt | None:

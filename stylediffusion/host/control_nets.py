@@ -20,17 +20,37 @@ SKIP_PATCH = "input_block_patch_after_skip"
 class FrozenControlNet(ControlBase):
     """A ControlNet that gives autograd constants: nothing that is learnt feeds into it.
 
-    What it stands before is loaded, started and cleaned by the host, as in any chain.
+    So for the same latent, level and prompt its last answer is given again. What it stands before
+    is loaded, started and cleaned by the host, as in any chain.
     """
 
     def __init__(self, control_net: ControlBase) -> None:
         super().__init__()
         self.set_previous_controlnet(control_net)
+        self.forget()
 
-    def get_control(self, *args: Any, **kwargs: Any) -> Any:
-        """What the ControlNet gives, without a graph."""
-        with torch.no_grad():
-            return self.previous_controlnet.get_control(*args, **kwargs)
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int,
+        transformer_options: dict[str, Any],
+    ) -> Any:
+        """What the ControlNet gives, without a graph, in lists of its own: the host empties them.
+
+        `HostLearningModel` gives the very same tensor as `sigmas` as long as it stands at a latent.
+        """
+        sigmas = transformer_options["sigmas"]
+        asked = tuple(transformer_options["uuids"]), batched_number, x_noisy.shape
+        if self.sigmas is not sigmas or self.asked != asked:
+            with torch.no_grad():
+                self.answer = self.previous_controlnet.get_control(
+                    x_noisy, t, cond, batched_number, transformer_options)
+            self.sigmas, self.asked = sigmas, asked
+        return self.answer and {place: list(found) for place, found in self.answer.items()}
+
+    def forget(self) -> None:
+        """Let go of the last answer."""
+        self.sigmas: Tensor | None = None
+        self.asked: Any = None
+        self.answer: dict[str, list[Tensor | None]] | None = None
 
 
 def with_copied_skips(model_options: dict[str, Any]) -> dict[str, Any]:

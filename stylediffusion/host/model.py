@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
 
+import comfy.model_management
 import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -48,9 +50,8 @@ def fingerprint(model: ModelPatcher) -> str:
     Hashes sorted weight names and shapes, some elements of some tensors as they were before
     patching; and of the patches keys, strengths and the same of their own tensors.
     """
-    weights = model.get_key_patches("diffusion_model.")
     digest = hashlib.sha256()
-    hash_weights(digest, {name: found[0][0] for name, found in weights.items()})
+    hash_weights(digest, _unpatched(model))
     own: dict[str, Tensor] = {}
     for name in sorted(model.patches, key=str):
         strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
@@ -62,15 +63,62 @@ def fingerprint(model: ModelPatcher) -> str:
     return digest.hexdigest()[:16]
 
 
+def _unpatched(model: ModelPatcher) -> dict[str, Tensor]:
+    """The UNet's weights before patching. The host's own list of them lacks those of quantised
+    layers, which no attribute holds."""
+    held = {name: found for name, found in model.model_state_dict("diffusion_model.").items()
+            if isinstance(found, Tensor)}
+    first = {name: found.weight for name, found in model.backup.items() if name in held}
+    hooked = {name: found[0] for name, found in model.hook_backup.items() if name in held}
+    return {**held, **first, **hooked}
+
+
 def hash_weights(digest: hashlib._Hash, weights: dict[str, Tensor]) -> None:
-    """Add sorted names and shapes, and some elements of some tensors, to a digest."""
+    """Add sorted names and shapes, and some elements of some tensors, to a digest.
+
+    Of tensors of other kinds also what kind it is; a device is read from once.
+    """
     names = sorted(weights)
     for name in names:
-        digest.update(f"{name}{tuple(weights[name].shape)}".encode())
-    for name in names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]:
-        flat = weights[name].detach().flatten()
-        picked = flat[:: max(1, math.ceil(len(flat) / SAMPLED_ELEMENTS))]
-        digest.update(picked.to("cpu", torch.float32).numpy().tobytes())
+        digest.update(f"{name}{tuple(weights[name].shape)}{_kind(weights[name])}".encode())
+    chosen = names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]
+    for found in _read([part for name in chosen for part in _sampled(weights[name])]):
+        digest.update(found.numpy().tobytes())
+
+
+def _kind(weight: Tensor) -> str:
+    plain = type(weight) in (Tensor, torch.nn.Parameter)
+    return "" if plain else f"{type(weight).__name__}{weight.dtype}"
+
+
+def _sampled(weight: Tensor) -> list[Tensor]:
+    """Some elements as fp32 vectors: of a tensor that is made of others, of each of those.
+
+    Empty where there is no way to look into it: packed and quantised weights are other nodes' own.
+    """
+    try:
+        if hasattr(weight, "__tensor_flatten__"):
+            return [found for name in weight.__tensor_flatten__()[0]
+                    for found in _sampled(getattr(weight, name))]
+        if type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return []
+        with torch._C.DisableTorchFunctionSubclass():  # such as GGUF's, which take themselves apart
+            flat = torch.Tensor.detach(weight).as_subclass(Tensor).flatten()
+            picked = flat[:: max(1, math.ceil(len(flat) / SAMPLED_ELEMENTS))]
+            return [] if picked.is_meta else [picked.to(torch.float32)]
+    except Exception:
+        log.debug("the fingerprint leaves out what a %s holds", type(weight), exc_info=True)
+        return []
+
+
+def _read(parts: list[Tensor]) -> list[Tensor]:
+    """Vectors on the CPU, by one copy from each device."""
+    found: dict[int, Tensor] = {}
+    for device in {part.device for part in parts}:
+        places = [i for i, part in enumerate(parts) if part.device == device]
+        own = torch.cat([parts[i] for i in places]).cpu().split([len(parts[i]) for i in places])
+        found |= dict(zip(places, own, strict=True))
+    return [found[i] for i in range(len(parts))]
 
 
 def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
@@ -87,9 +135,14 @@ def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
         )
 
 
-def warn_if_other(model: ModelPatcher, made_with: str, what: str) -> None:
-    """Warn where a MODEL meets a trajectory or embedding that another model made."""
-    own = fingerprint(model)
+def warn_if_other(
+    model: ModelPatcher, made_with: str, what: str, own: str | None = None
+) -> None:
+    """Warn where a MODEL meets a trajectory or embedding that another model made.
+
+    `own` is the MODEL's fingerprint, where it is known already.
+    """
+    own = own or fingerprint(model)
     if own != made_with:
         log.warning(
             "%s was made with model %s, but the connected MODEL is %s: another checkpoint or "
@@ -112,15 +165,38 @@ def warn_if_guided_otherwise(model: ModelPatcher) -> None:
 def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
     """A copy of a MODEL whose weights can take part in autograd; call outside inference mode.
 
-    What a node receives are inference tensors, weights included. The weights are read again from
-    the model's file; where the loader left no way to do that, each weight is copied as it is used.
+    What a node receives are inference tensors, weights included. Those of the host's plain MODEL
+    are copied in memory, else they are read again from its file; where the loader left no way to
+    do that, each weight is copied as it is used. Raises ValueError where none of these will do.
     """
     reloads = model.cached_patcher_init is not None
-    clone = model.clone(disable_dynamic=reloads, force_deepcopy=reloads)
+    if model.is_dynamic() and not reloads:
+        raise ValueError(
+            f"this MODEL ({type(model.model).__name__}) streams its weights in, and its loader "
+            "left no way to read them again, which learning needs; load the checkpoint with one of "
+            "ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
+        )
+    copied = type(model) is ModelPatcher
+    clone = _copied(model) if copied else model.clone(
+        disable_dynamic=reloads, force_deepcopy=reloads)
     clone.remove_additional_models("multigpu")  # the host runs those without gradients
-    if reloads:
-        return clone
     for name, weight in clone.model.named_parameters():
         if weight.is_inference():
             clone.add_weight_wrapper(name, torch.clone)
+    return clone
+
+
+def _copied(model: ModelPatcher) -> ModelPatcher:
+    """A clone with weights of its own, as they were before patches were applied to them."""
+    if model.load_device.type != "cpu":
+        comfy.model_management.free_memory(model.model_size(), model.load_device)
+    config = model.model.model_config  # the host's answers for whatever it is asked
+    with model.use_ejected():
+        held = (model.backup, model.backup_buffers, model.object_patches_backup)
+        own, held, hooked = copy.deepcopy(
+            (model.model, held, model.hook_backup), {id(config): config})
+        clone = model.clone(model_override=(own, (*held, set())))
+    clone.hook_backup = hooked
+    if any((*held, hooked, own.model_lowvram)):
+        clone.unpatch_model(clone.offload_device)
     return clone

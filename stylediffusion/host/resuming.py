@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import unfinished
@@ -21,6 +25,7 @@ from .control_nets import control_net_of, identity
 log = logging.getLogger("stylediffusion")
 KEPT_SECONDS = 7 * 24 * 3600
 ENDING = ".learning.safetensors"
+SPARING = 20
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class RestingPlace:
     key: str
 
     def keep(self, learnt: Learnt, first: Tensor) -> None:
-        """Called after every finished step."""
+        """Write a run up to a finished step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.save(self.path, learnt, self.key, first)
 
@@ -49,6 +54,48 @@ class RestingPlace:
     def clear(self) -> None:
         """Called when the run is finished."""
         self.path.unlink(missing_ok=True)
+
+
+class RunWriter:
+    """Keeps a run in its resting place, writing by the clock: for a twentieth of the time at most.
+
+    A folder that is full or read-only is a warning, once a run: learning needs no file.
+    """
+
+    def __init__(self, place: RestingPlace) -> None:
+        self.place, self.warned = place, False
+        self.newest: tuple[Learnt, Tensor] | None = None
+        self.written, self.took = -math.inf, 0.0
+
+    def keep(self, learnt: Learnt, first: Tensor) -> None:
+        """Called after every finished step; writes it unless the last writing is too near."""
+        self.newest = learnt, first
+        if time.monotonic() - self.written >= SPARING * self.took:
+            self.finish()
+
+    def finish(self) -> None:
+        """Called where a run breaks off: write what is not yet written."""
+        if self.newest is None:
+            return
+        newest, self.newest, began = self.newest, None, time.monotonic()
+        self._try(lambda: self.place.keep(*newest))
+        self.written = time.monotonic()
+        self.took = self.written - began
+
+    def clear(self) -> None:
+        """Called when the run is finished."""
+        self._try(self.place.clear)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not self.warned:
+                log.warning(
+                    "the unfinished run cannot be kept in %s (%s): if learning is stopped, it "
+                    "begins anew; free some space, or make the folder writable",
+                    self.place.path.parent, error)
+            self.warned = True
 
 
 def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: Any) -> RestingPlace:
@@ -74,5 +121,6 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
 
 def _remove_old(folder: Path) -> None:
     for path in folder.glob(f"*{ENDING}*"):
-        if time.time() - path.stat().st_mtime > KEPT_SECONDS:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another server may have been faster, or own the folder
+            if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.gradients import gradients_of
+from stylediffusion_pack.stylediffusion.gradients import LossScale, gradients_of
 
 LEAF = torch.linspace(0.5, 2, 7)
 
@@ -25,10 +25,27 @@ def test_small_gradients_survive_half_precision() -> None:
     torch.testing.assert_close(through(torch.float16, 1e-8, 2.0**20), wanted, rtol=2e-3, atol=0)
 
 
-def test_a_scale_that_overflows_is_lowered() -> None:
+def test_a_scale_that_overflows_is_lowered_until_it_does_not() -> None:
+    scale, tried = LossScale(), 0
+    while not torch.isfinite(through(torch.float16, 1.0, scale.of(2.0**40))).all():
+        assert scale.lower(2.0**40)
+        tried += 1
+    assert tried == scale.lowered == 6 and scale.of(2.0**40) == 2.0**16
     torch.testing.assert_close(
-        through(torch.float16, 1.0, 2.0**40), 2 * LEAF / 7, rtol=2e-3, atol=0)
+        through(torch.float16, 1.0, scale.of(2.0**40)), 2 * LEAF / 7, rtol=2e-3, atol=0)
 
 
-def test_a_gradient_that_is_not_finite_by_itself_is_given_back() -> None:
-    assert not torch.isfinite(through(torch.float32, float("inf"), 2.0**20)).any()
+def test_a_scale_stays_low_and_ends_at_one() -> None:
+    scale = LossScale()
+    assert not scale.lower(1.0) and scale.lowered == 0, "in fp32 nothing is to be lowered"
+    assert [scale.lower(64.0) for _ in range(3)] == [True, True, False]
+    assert scale.of(64.0) == 1.0 and scale.of(2.0**20) == 2.0**12
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**20])
+def test_the_graph_is_freed_by_the_one_backward_pass(scale: float) -> None:
+    leaf = LEAF.clone().requires_grad_(True)
+    loss = (leaf**2).mean()
+    gradients_of(loss, [leaf], scale)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()

@@ -3,10 +3,11 @@
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import learning, mapping, schedule, solvers
+from stylediffusion_pack.stylediffusion import ddim, learning, mapping, schedule, solvers
 from torch import Tensor
 
 STEPS, WIDTH, TOKENS = 4, 6, 5
@@ -179,3 +180,190 @@ def test_what_is_learnt_depends_on_the_fixed_half_and_on_the_guidance() -> None:
     for other in (run(OtherHalf(), SETTINGS),
                   run(OneLine(), dataclasses.replace(SETTINGS, guidance=4.0))):
         assert other.losses[0].total != pytest.approx(plain.losses[0].total, rel=1e-2)
+
+
+def fast_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.QuasiNewtonSolver:
+    return solvers.QuasiNewtonSolver(
+        mapping.start_rows(mapping.SCALE_AND_SHIFT, model.context[None]),
+        mapping.scale_and_shift, settings)
+
+
+def network_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.NetworkSolver:
+    return solvers.NetworkSolver(
+        mapping.make_mapping(model.context[None], IMAGE, 0, mapping.SCALE_AND_SHIFT), IMAGE,
+        settings)
+
+
+class Half(OneLine):
+    """What is heard passes through fp16, and so does its gradient; forward passes are counted."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.count = scale, 0
+
+    def hearing(
+        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        self.count += torch.is_grad_enabled()
+        half = [None if rows is None else rows.half().float() for rows in (scale, shift)]
+        return super().hearing(latent, level, *half, maps)
+
+    def gradient_scale(self, latent: Tensor) -> float:
+        return self.scale
+
+
+@pytest.mark.parametrize("make", [fast_solver, network_solver])
+def test_a_scale_is_lowered_once_for_the_whole_run_by_passes_that_are_done_again(make: Any) -> None:
+    settings = dataclasses.replace(
+        SETTINGS, inner_steps=5, stop_loss=0.0, stop_loss_growth=0.0, attention_weight=0.0)
+    found, counts = [], []
+    for scale in (2.0**6, 2.0**50):
+        model, watch = Half(scale), Reached()
+        solver = make(model, settings)
+        with torch.enable_grad():
+            learnt = learning.learn(model, TRAJECTORY, LEVELS, solver, settings, watch)
+        counts.append((model.count - len(learnt.losses), solver.loss_scale.lowered))
+        found.append([loss.total for loss in learnt.losses])
+    assert counts[0] == (0, 0)
+    again, lowered = counts[1]
+    assert again == lowered and 5 < lowered < 12
+    assert found[0] == pytest.approx(found[1], rel=5e-2)
+
+
+@pytest.mark.parametrize("make", [fast_solver, network_solver])
+def test_a_gradient_that_overflows_unscaled_names_the_step_and_the_remedy(make: Any) -> None:
+    class Steep(OneLine):
+        def noise(self, latent: Tensor, level: int, value: Tensor) -> Tensor:
+            found = super().noise(latent, level, value)
+            if found.requires_grad and level == STEPS - 1:
+                found.register_hook(lambda gradient: gradient * torch.inf)
+            return found
+
+        def gradient_scale(self, latent: Tensor) -> float:
+            return 64.0
+
+    settings = dataclasses.replace(SETTINGS, inner_steps=3, attention_weight=0.0)
+    model = Steep()
+    with pytest.raises(FloatingPointError, match=f"the gradient is not finite at step 2 of {STEPS};"
+                       " run the model in bf16"):
+        learning.learn(model, TRAJECTORY, LEVELS, make(model, settings), settings)
+
+
+class Worsening(OneLine):
+    """Whatever is tried after the first evaluation of a step is heard worse and worse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[int] = []
+
+    def hearing(
+        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        noise, found = super().hearing(latent, level, scale, shift, maps)
+        self.levels.append(level)
+        return noise + 100.0 * (self.levels.count(level) - 1), found
+
+
+def test_the_best_evaluation_is_kept_when_a_later_one_is_worse() -> None:
+    model, watch = Worsening(), Reached()
+    settings = dataclasses.replace(SETTINGS, attention_weight=0.0, evaluations=4)
+    learnt = learning.learn(
+        model, TRAJECTORY, LEVELS, fast_solver(model, settings), settings, watch)
+    alphas, latent = LEVELS.alphas_cumprod.tolist(), TRAJECTORY[STEPS:]
+    for i, reached in enumerate(watch.latents):
+        losses = [loss.latent for loss in learnt.losses if loss.step == i]
+        assert len(losses) > 1 and losses[0] == min(losses) < losses[-1]
+        level = STEPS - i
+        cond = OneLine().hearing(latent, level, learnt.scale[i], learnt.shift[i], False)[0]
+        uncond = OneLine().fixed(latent, level)
+        noise = uncond + settings.guidance * (cond - uncond)
+        here, below = alphas[level], alphas[level - 1]
+        clean = (latent - (1 - here) ** 0.5 * noise) / here**0.5
+        latent = below**0.5 * clean + (1 - below) ** 0.5 * noise
+        torch.testing.assert_close(reached, latent, rtol=1e-5, atol=1e-6)
+
+
+def test_the_noise_coefficient_is_what_one_more_of_noise_moves_a_latent_by() -> None:
+    alphas, latent = LEVELS.alphas_cumprod.tolist(), drawn(6, 3).double()
+    for here, below in zip(alphas[1:], alphas[:-1], strict=True):
+        def moved(noise: float, here: float = here, below: float = below) -> Tensor:
+            return ddim.transfer(latent, torch.full((3,), noise).double(), here, below)
+
+        found = solvers.noise_coefficient(here, below)
+        assert found < 0
+        torch.testing.assert_close(moved(1.5) - moved(0.5), torch.full((3,), found).double())
+
+
+@pytest.mark.parametrize("weight", [0.5, -2.0])
+def test_the_fast_presets_loss_is_in_units_of_the_noise_that_is_heard(weight: float) -> None:
+    """|eps wanted - eps heard|^2 of each evaluation is what is good enough, or not."""
+    class Weighted(OneLine):
+        def weight(self, guidance: float) -> float:
+            return weight
+
+    def noise_losses(good_enough: float) -> tuple[list[float], list[int]]:
+        settings = dataclasses.replace(
+            SETTINGS, attention_weight=0.0, good_enough=good_enough,
+            good_enough_closing=good_enough, first_evaluations=6)
+        model = Weighted()
+        learnt = learning.learn(
+            model, TRAJECTORY, LEVELS, fast_solver(model, settings), settings)
+        alphas = LEVELS.alphas_cumprod.tolist()
+        unit = ((1 - alphas[3]) ** 0.5 - (alphas[3] / alphas[4]) ** 0.5 * (1 - alphas[4]) ** 0.5)
+        first = [loss.latent for loss in learnt.losses if loss.step == 0]
+        return [loss / (unit * weight) ** 2 for loss in first], [x.step for x in learnt.losses]
+
+    losses, _ = noise_losses(0.0)
+    assert len(losses) == 6
+    best = min(losses[:4])
+    place = losses.index(best)
+    assert len(noise_losses(best * 1.001)[0]) == place + 1
+    assert len(noise_losses(best * 0.999)[0]) > place + 1
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 3.0])
+def test_the_attention_loss_counts_by_its_weight(weight: float) -> None:
+    found = run(OneLine(), dataclasses.replace(SETTINGS, attention_weight=weight, inner_steps=1))
+    whole = run(OneLine(), dataclasses.replace(SETTINGS, inner_steps=1))
+    first, full = found.losses[0], whole.losses[0]
+    assert full.attention > 1e-3
+    assert first.latent == pytest.approx(full.latent, rel=1e-5)
+    assert first.attention == pytest.approx(weight * full.attention, rel=1e-5)
+    assert first.total == pytest.approx(first.latent + first.attention)
+    assert (found.losses[1].latent == pytest.approx(whole.losses[1].latent, rel=1e-5)) is False
+
+
+def test_what_a_watch_was_given_to_keep_does_not_change_afterwards() -> None:
+    class Keeping(learning.Watch):
+        def __init__(self) -> None:
+            self.kept: list[tuple[learning.Learnt, learning.Learnt]] = []
+
+        def keep(self, learnt: learning.Learnt) -> None:
+            self.kept.append((learnt, copy.deepcopy(learnt)))
+
+    settings = dataclasses.replace(SETTINGS, inner_steps=3, evaluations=4, attention_weight=0.0)
+    for make in (fast_solver, network_solver):
+        watch, model = Keeping(), OneLine()
+        learning.learn(model, TRAJECTORY, LEVELS, make(model, settings), settings, watch)
+        assert [learnt.steps for learnt, _ in watch.kept] == [1, 2, 3, 4]
+        for learnt, then in watch.kept:
+            assert learnt.losses == then.losses
+            assert {loss.step for loss in learnt.losses} == set(range(learnt.steps))
+            for name, tensor in {**learnt.solver, "scale": learnt.scale, "shift": learnt.shift,
+                                 "latent": learnt.latent}.items():
+                same = then.solver.get(name, getattr(then, name, None))
+                assert torch.equal(tensor, same), name
+
+
+def test_more_than_a_hundred_steps_are_learnt_at_a_hundredth_of_the_rate() -> None:
+    steps = 105
+    levels = schedule.make_levels(steps, torch.linspace(0.999, 0.005, 1000, dtype=torch.float64))
+    latents = TRAJECTORY[:1] + 0.01 * drawn(8, steps + 1, 1, 4, 4)
+    settings = learning.LearningSettings(guidance=3.0, inner_steps=1, attention_weight=0.0)
+    assert settings.learning_rate_at(99) == pytest.approx(1e-4)
+    assert [settings.learning_rate_at(step) for step in (100, 104, 499)] == [1e-4] * 3
+    model = OneLine()
+    for make in (fast_solver, network_solver):
+        learnt = learning.learn(model, latents, levels, make(model, settings), settings)
+        assert learnt.steps == steps and torch.isfinite(learnt.latent).all()
+        assert {loss.step for loss in learnt.losses} == set(range(steps))
