@@ -54,8 +54,8 @@ class P2PlusController(io.ComfyNode):
                 _words("blend_words", "The edit shows only where these words look: cat, boat. With "
                        "several targets: one list for all, or one for each between semicolons. "
                        "Empty: everywhere."),
-                _words("emphasis", "How loud a word is: tiger: 1.5, red car: 0.5. 1 leaves a word as "
-                       "it is. With several targets: one list for all, or one for each between "
+                _words("emphasis", "How loud a word is: tiger: 1.5, red car: 0.5. 1 leaves a word "
+                       "as it is. With several targets: one list for all, or one for each between "
                        "semicolons."),
                 _words("subtract_words", "With blend_words: the edit never shows where these words "
                        "look.", advanced=True),
