@@ -72,7 +72,8 @@ def make_control(
 
 def _require_numbers(windows: dict[str, Window], blend: Blend) -> None:
     """Raise ValueError for a NaN, which no range keeps out."""
-    numbers = {name: (window.start, window.end) for name, window in windows.items()}
+    numbers: dict[str, tuple[float, ...]] = {
+        name: (window.start, window.end) for name, window in windows.items()}
     numbers |= {f"blend_{name}": (value,) for name, value in vars(blend).items()}
     for name, values in numbers.items():
         if not all(map(math.isfinite, values)):
