@@ -74,7 +74,9 @@ def _load_host() -> None:
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401  (reads sys.argv once)
+    import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # the tests' tolerances are those of whole fp32
     sys.argv = arguments
 
 
