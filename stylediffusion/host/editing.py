@@ -178,8 +178,8 @@ class EditRun:
     def _note(self, out: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> None:
         """Add the watched rows' columns, summed over heads, for every blended target."""
         targets = self.plan.blended
-        found = out.unflatten(-1, (extra["n_heads"], -1))[..., :HEAT_COLUMNS]
-        found = found.unflatten(0, (-1, targets)).sum((0, 3), dtype=torch.float32)
+        found = out.view(-1, targets, out.shape[1], extra["n_heads"], extra["dim_head"])
+        found = found[..., :HEAT_COLUMNS].sum((0, 3), dtype=torch.float32)
         self.columns.append(on_grid(found.mT, layer, extra))
 
 
@@ -193,5 +193,6 @@ def _write_columns(values: Tensor, columns: Tensor, heads: int) -> None:
     Attention on them sums the map's columns. Keys that the host repeats share what theirs has.
     """
     rows, length = columns.shape[:2]
-    places = values.unflatten(-1, (heads, -1)).unflatten(1, (-1, length)).unflatten(0, (-1, rows))
-    places[..., :HEAT_COLUMNS].copy_(columns.to(values.device)[:, None, :, None])
+    repeats, width = values.shape[1] // length, values.shape[2] // heads
+    places = values.view(-1, rows, repeats, length, heads, width)[..., :HEAT_COLUMNS]
+    places.copy_(columns.to(values.device)[:, None, :, None])
