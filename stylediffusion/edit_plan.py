@@ -55,7 +55,7 @@ class Phase:
         return len(self.crossing) > 0
 
     def mixed(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [rows, L * m, d] as all rows hear them, and those of the second rows [k, L * m, d].
+        """Values [rows, L * m, d] as all rows hear them, and the second rows' [k, L * m, d].
 
         A longer negative prompt makes the host repeat all tokens, m times.
         """

@@ -56,8 +56,9 @@ def make_control(
     blends = _word_masks(wishes.blend_words, "blend_words", source, prompts)
     subtracts = _word_masks(wishes.subtract_words, "subtract_words", source, prompts)
     painted = _painted(mask, len(prompts), trajectory)
-    if mask is not None:
-        blends = subtracts = [None] * len(prompts)
+    blends, subtracts = (
+        [words if own is None else None for words, own in zip(masks, painted, strict=True)]
+        for masks in (blends, subtracts))
     edits = []
     for i, prompt in enumerate(prompts):
         own = mode if mode != "auto" else _fitting_mode(source, prompt)
@@ -97,12 +98,17 @@ def _bare_words(prompt: str) -> list[str]:
 
 
 def _painted(mask: Tensor | None, count: int, trajectory: Trajectory) -> list[Tensor | None]:
-    """The painted mask of each target at the latent's size, None where nothing is painted."""
+    """The painted mask of each target at the latent's size, None where nothing is painted.
+
+    Load Image gives a mask of zeros for a picture without one: nothing painted is no mask.
+    """
     if mask is None:
         return [None] * count
-    if not mask.any():
-        log.warning("the mask is empty, so no edit shows; paint the region, or disconnect it")
-    return list(painted_masks(mask, count, *trajectory.latents.shape[-2:]))
+    fitted = painted_masks(mask, count, *trajectory.latents.shape[-2:])
+    painted = [own if own.any() else None for own in fitted]
+    if any(own is None for own in painted):
+        log.warning("nothing is painted in the mask, so it is left out; paint the region")
+    return painted
 
 
 def _fitting_mode(source: TokenizedPrompt, target: TokenizedPrompt) -> str:
@@ -157,7 +163,7 @@ def _word_masks(
         found = [[_phrase(prompt, phrase) for prompt in chosen] for phrase in phrases]
         for word in (word for phrase in phrases for word in _missing(phrase, chosen)):
             lack = _nowhere(word, chosen, what)
-            if len(group) == len(prompts) or not any(map(any, found)):
+            if not any(map(any, found)):
                 raise ValueError(lack)
             log.warning("the other words of a list do without one: %s", lack)
         for place, i in enumerate(group, start=1):

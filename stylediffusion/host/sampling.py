@@ -90,7 +90,7 @@ def sample_with_masks(
 ) -> tuple[dict[str, Any], Tensor]:
     """What `sample_edits` gives, and the last blend mask of each target [targets, H, W]."""
     parts = sampling_parts(model, trajectory, embedding, control, guidance, exact_source)
-    follow = latent_preview.prepare_callback if preview else _progress
+    follow = _preview_of_edits if preview else _progress
     samples = parts.guider.sample(
         parts.noise.generate_noise(parts.latent), parts.latent["samples"], parts.sampler,
         parts.sigmas, callback=follow(model, trajectory.steps),
@@ -99,6 +99,12 @@ def sample_with_masks(
     samples = samples.to(comfy.model_management.intermediate_device())
     require_finite(samples)
     return {"samples": samples}, shown_masks(model, parts.guider, samples)
+
+
+def _preview_of_edits(model: ModelPatcher, steps: int) -> Callable[..., None]:
+    """The host's preview, which shows the first row, of the first edit where there is one."""
+    show = latent_preview.prepare_callback(model, steps)
+    return lambda step, x0, x, total: show(step, x0[1:] if len(x0) > 1 else x0, x, total)
 
 
 def _progress(model: ModelPatcher, steps: int) -> Callable[..., None]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion import artifacts, control, schedule
-from stylediffusion_pack.stylediffusion.host import controlling, guider
+from stylediffusion_pack.stylediffusion.host import controlling, guider, sampling
 
 SOURCE = "a painting of a brown cat"
 WINDOWS = {name: control.Window(0.0, 0.5) for name in ("tau_v", "tau_c", "tau_s", "tau_u")}
@@ -64,17 +64,17 @@ def test_a_target_equal_to_the_source_is_a_warning_that_quotes_it(
 
 def test_a_control_of_another_prompt_names_both_and_the_socket(clip: Any) -> None:
     with pytest.raises(ValueError, match="'a painting of a brown cat'.*'a boat'.*connect the same"):
-        guider.require_matching(trajectory("a boat"), None, make(clip, "a brown boat"))
+        sampling.require_matching(trajectory("a boat"), None, make(clip, "a brown boat"))
 
 
 def test_an_embedding_over_other_steps_names_both_counts() -> None:
     with pytest.raises(ValueError, match="learnt over 7 steps, but the trajectory has 4"):
-        guider.require_matching(trajectory(), embedding(7), None)
+        sampling.require_matching(trajectory(), embedding(7), None)
 
 
 def test_an_embedding_of_another_prompt_names_both() -> None:
     with pytest.raises(ValueError, match="'a boat'.*'a painting of a brown cat'"):
-        guider.require_matching(trajectory(), embedding(prompt="a boat"), None)
+        sampling.require_matching(trajectory(), embedding(prompt="a boat"), None)
 
 
 def test_a_latent_of_another_size_names_both_sizes() -> None:
@@ -219,9 +219,20 @@ def test_blend_words_are_still_read_for_mistakes_beside_a_mask(clip: Any) -> Non
         painted(clip, torch.ones(1, 128, 128), blend_words="tiger")
 
 
-def test_an_empty_mask_is_a_warning_with_a_remedy(
+def test_a_mask_in_which_nothing_is_painted_is_no_mask(
     clip: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Load Image gives zeros for a picture without a mask: the edits show as without it."""
     with caplog.at_level(logging.WARNING, logger="stylediffusion"):
-        painted(clip, torch.zeros(1, 64, 64))
-    assert "the mask is empty, so no edit shows; paint the region" in caplog.text
+        made = painted(clip, torch.zeros(1, 64, 64), blend_words="cat, boat")
+    assert made.reads_words and all(target.mask is None for target in made.targets)
+    assert not painted(clip, torch.zeros(1, 64, 64)).blends
+    assert "nothing is painted in the mask, so it is left out; paint the region" in caplog.text
+
+
+def test_of_several_masks_only_those_that_are_painted_stand_in_for_words(clip: Any) -> None:
+    made = painted(clip, torch.stack([torch.zeros(64, 64), torch.ones(64, 64)]), blend_words="cat")
+    first, second = made.targets
+    assert first.mask is None and first.blend is not None
+    assert second.mask is not None and second.blend is None
+    assert made.word_targets == [0]
