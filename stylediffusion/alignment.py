@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .words import bare as bare
-from .words import find, fold, is_of_word
+from .words import bare, find, fold, is_of_word
 
 
 @dataclass(frozen=True)

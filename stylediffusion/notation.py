@@ -93,11 +93,6 @@ def one_line(text: str) -> str:
     return text.replace("\n", ",")
 
 
-def word_list(text: str) -> list[str]:
-    """Words between commas or spaces."""
-    return [word for phrase in phrases(text) for word in phrase.split()]
-
-
 def phrases(text: str) -> list[str]:
     """What stands between commas: words, or several words that belong together."""
     return [" ".join(part.split()) for part in re.split(_COMMA, text) if part.strip()]

@@ -43,6 +43,18 @@ def test_words_are_shown_in_the_order_they_were_asked_for(clip: Any) -> None:
         assert columns[:, i].nonzero().flatten().tolist() == list(prompt.positions(word))
 
 
+def test_between_commas_several_words_are_one_phrase_and_else_each_is_its_own(clip: Any) -> None:
+    prompt = tokenize(clip, "a painting of a brown cat's tail in the city")
+    words, columns = viewing.chosen_columns(prompt, "brown cat, city")
+    assert words == ["brown cat", "city"] and columns.sum(0).tolist() == [2, 1]
+    assert viewing.chosen_columns(prompt, "brown city")[0] == ["brown", "city"]
+
+
+def test_a_word_that_is_nearly_in_the_prompt_is_guessed(clip: Any) -> None:
+    with pytest.raises(ValueError, match="'citty', .* did you mean 'city'; write it as"):
+        viewing.chosen_columns(tokenize(clip, "a cat in the city"), "citty")
+
+
 def test_a_word_that_is_not_in_the_prompt_is_named_beside_the_prompt(clip: Any) -> None:
     with pytest.raises(ValueError, match="'dog', written in words, is not a word of 'a Painting"):
         viewing.chosen_columns(tokenize(clip, PROMPT), "cat, dog")

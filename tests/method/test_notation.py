@@ -76,10 +76,6 @@ def test_parts_that_fit_no_number_of_targets_are_counted() -> None:
         notation.parts_of("cat; boat", 3, "blend_words")
 
 
-def test_words_are_told_apart_by_commas_and_spaces() -> None:
-    assert notation.word_list(" cat, boat  cup,") == ["cat", "boat", "cup"]
-
-
 def test_phrases_are_told_apart_by_commas_of_any_script() -> None:
     assert notation.phrases(" red  car, boat，cup、\n猫 ,") == ["red car", "boat", "cup", "猫"]
 
