@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
+from ..stylediffusion.host.console import printable, saying_what_can_be_printed
 from . import (
     companions,
     control,
@@ -26,4 +29,5 @@ class StyleDiffusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
-        return [node for room in ROOMS for node in room.NODES]
+        logging.getLogger("stylediffusion").addFilter(printable)
+        return [saying_what_can_be_printed(node) for room in ROOMS for node in room.NODES]

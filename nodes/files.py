@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..stylediffusion.host import saving
+from ..stylediffusion.host.console import shown
 from .sockets import CATEGORY, TrajectorySocket, ValueEmbeddingSocket
 
 
@@ -72,7 +73,7 @@ class LoadInversion(io.ComfyNode):
         try:
             saving.path_of(file)
         except ValueError as error:
-            return str(error)
+            return shown(str(error))
         return True
 
     @classmethod

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .artifacts import (
@@ -27,6 +26,7 @@ from .artifacts import (
 from .learning import InnerLoss
 from .mapping import CHUNK_TOKENS
 from .schedule import MAX_STEPS, TRAINING_TIMESTEPS, Levels
+from .writing import write_whole
 
 FORMAT = "stylediffusion inversion"
 VERSION = 1
@@ -41,9 +41,10 @@ class FileError(ValueError):
 
 
 def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -> None:
-    """Write beside and rename, so that a file is whole or not there.
+    """Write a file that is whole or not there.
 
-    Raises FileError where the conditioning holds more than a prompt.
+    Raises FileError where the conditioning holds more than a prompt, or a number is not finite,
+    and OSError where the file cannot be written.
     """
     tensors = {
         "trajectory.latents": trajectory.latents,
@@ -68,9 +69,8 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
             "fingerprint": embedding.fingerprint, "kind": embedding.kind,
         }
     metadata = {"format": FORMAT, "version": str(VERSION), "content": json.dumps(content)}
-    beside = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
-    beside.replace(path)
+    _require_finite(tensors, content)
+    write_whole(path, tensors, metadata)
 
 
 def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
@@ -105,6 +105,22 @@ def _require_format(path: Path, metadata: dict[str, str]) -> None:
         raise FileError(
             f"'{path.name}' has format version {version}, but this version of the pack reads "
             f"{VERSION}; update the pack, or save the inversion again"
+        )
+
+
+def _require_finite(tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Raise FileError for a part that `load` would refuse for its numbers."""
+    parts = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    numbers = {"embedding.guidance": content.get("embedding", {}).get("guidance", 0.0)}
+    for name in ("positive", "negative"):
+        numbers |= {f"{name}.{i}.{key}": value for i, plain in enumerate(content[name])
+                    for key, value in plain.items()}
+    parts += [name for name, value in numbers.items() if not _is_plain(value)]
+    if parts:
+        raise FileError(
+            f"nothing was saved, since {', '.join(parts)} of the inversion has values that are not "
+            "finite (NaN or inf): a model overflowed on the way; start ComfyUI with --fp32-unet "
+            "--fp32-vae --fp32-text-enc, or use another VAE, and make the inversion again"
         )
 
 

@@ -76,9 +76,7 @@ def wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     lines: list[str] = []
     rest = " ".join(drawable(text).split())
     while rest:
-        fits = len(rest)
-        while fits > 1 and font.getlength(rest[:fits]) > width:
-            fits -= 1
+        fits = max(1, _fitting(rest, font, width))
         if fits < len(rest):
             space = rest.rfind(" ", 0, fits + 1)
             fits = space if space > 0 else fits
@@ -91,9 +89,26 @@ def wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
 
 
 def _shortened(line: str, font: Font, width: int) -> str:
-    while line and font.getlength(line + "...") > width:
-        line = line[:-1]
-    return line.rstrip() + "..."
+    return line[:_fitting(line, font, width, "...")].rstrip() + "..."
+
+
+def _fitting(text: str, font: Font, width: int, end: str = "") -> int:
+    """How many characters of a text, with an end behind them, are no wider than `width`.
+
+    Doubles a length until it is too wide and then halves the gap: neither the number of
+    measurements nor what is measured grows with the text.
+    """
+    fits, over = 0, 1
+    while over <= len(text) and font.getlength(text[:over] + end) <= width:
+        fits, over = over, 2 * over
+    over = min(over, len(text) + 1)
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        if font.getlength(text[:middle] + end) <= width:
+            fits = middle
+        else:
+            over = middle
+    return fits
 
 
 def grid(title: str, heading: str, tiles: Sequence[Tile]) -> Tensor:

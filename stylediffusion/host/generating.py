@@ -16,7 +16,8 @@ from ..artifacts import Trajectory
 from ..schedule import k_to_vp, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
-from .inverting import to_host
+from .inverting import require_unet, to_host
+from .latents import MODEL_OVERFLOW
 from .model import ModelPatcher, fingerprint, training_alphas
 
 
@@ -38,8 +39,10 @@ def generate(
 ) -> tuple[Trajectory, dict[str, Any]]:
     """(the way a picture is painted, clean end first as in an inversion, and its LATENT).
 
-    Raises ValueError for an empty prompt or a model that is not of epsilon or v prediction.
+    Raises ValueError for an empty prompt or a model that is not a UNet of epsilon or v prediction,
+    and FloatingPointError, naming the step, when a latent is no longer finite.
     """
+    require_unet(model)
     if not wishes.prompt.strip():
         raise ValueError(
             "the prompt is empty; describe the picture to paint, since its words are what can be "
@@ -73,6 +76,7 @@ def painted(
 
     def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         way.append(k_to_vp(x, float(sigmas[step])).to("cpu", torch.float32))
+        _require_finite(way[-1], step, total)
         preview(step, denoised, x, total)
 
     start = to_host(model, vp_to_k(noise, float(sigmas[0])))
@@ -80,5 +84,14 @@ def painted(
         torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)
     samples = k_to_vp(last, float(sigmas[-1])).to("cpu", torch.float32)
+    _require_finite(samples, len(sigmas) - 1, len(sigmas) - 1)
     way.append(model.get_model_object("latent_format").process_in(samples))
     return torch.cat(way[::-1]), samples
+
+
+def _require_finite(latent: Tensor, step: int, steps: int) -> None:
+    if not torch.isfinite(latent).all():
+        raise FloatingPointError(
+            f"the picture is not finite (NaN or inf) after step {step} of {steps}: "
+            f"{MODEL_OVERFLOW}, or take away the node that changes the MODEL, and generate again"
+        )

@@ -10,6 +10,8 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.controlnet import ControlBase
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ..artifacts import AttentionLayer, Conditioning, Trajectory
@@ -18,6 +20,7 @@ from ..schedule import Levels, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
 from .control_nets import under
+from .latents import VAE_OVERFLOW, require_given, samples_of
 from .model import ModelPatcher, fingerprint, training_alphas
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
@@ -60,17 +63,35 @@ class InversionSampler(comfy.samplers.Sampler):
         return vp_to_k(trajectory[-1:], float(sigmas[-1]))
 
 
-def require_one_image(latent: dict[str, Any]) -> Tensor:
+def require_unet(model: ModelPatcher | None) -> None:
+    """Raise ValueError unless a MODEL is a UNet with cross-attention, as the method's models are.
+
+    Transformers, as PixArt and HunyuanDiT, may predict epsilon or v too, but have no such layers.
+    """
+    require_given(model, "MODEL", "Load Checkpoint")
+    assert model is not None
+    unet = model.model.diffusion_model
+    unet = getattr(unet, "_orig_mod", unet)  # as torch.compile wraps it
+    attends = isinstance(unet, UNetModel) and any(
+        isinstance(part, BasicTransformerBlock) and part.attn2 is not None
+        for part in unet.modules())
+    if not attends:
+        raise ValueError(
+            f"this MODEL ({type(model.model).__name__}, a {type(unet).__name__}) is no UNet with "
+            "cross-attention, whose layers are what StyleDiffusion edits; load a checkpoint of "
+            "SD1.x, SD2.x or SDXL, or one finetuned or distilled from those, such as SSD-1B"
+        )
+
+
+def require_one_image(latent: dict[str, Any] | None) -> Tensor:
     """The samples [1, C, h, w] of a LATENT; raises ValueError for batches, masks and video."""
-    samples = latent["samples"]
-    if samples.ndim != 4:
-        raise ValueError(f"the latent has shape {tuple(samples.shape)}, but one image is needed")
+    samples = samples_of(latent, "VAE Encode", VAE_OVERFLOW)
     if len(samples) > 1:
         raise ValueError(
             f"the latent holds {len(samples)} images, but one image is inverted at a time; pick "
             "one with Latent From Batch"
         )
-    if latent.get("noise_mask") is not None:
+    if latent is not None and latent.get("noise_mask") is not None:
         raise ValueError(
             "the latent has a noise mask, which an inversion cannot follow; encode the picture "
             "with VAE Encode instead of an inpainting encoder, or remove Set Latent Noise Mask"
@@ -90,10 +111,14 @@ def require_own_latent(model: ModelPatcher, samples: Tensor) -> None:
 
 
 def invert_latent(
-    model: ModelPatcher, clip: Any, latent: dict[str, Any], prompt: str, negative_prompt: str,
-    steps: int, control_net: ControlBase | None = None,
+    model: ModelPatcher, clip: Any, latent: dict[str, Any] | None, prompt: str,
+    negative_prompt: str, steps: int, control_net: ControlBase | None = None,
 ) -> Trajectory:
-    """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1."""
+    """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1.
+
+    Raises ValueError for a model or a latent that cannot be inverted, and for an empty prompt.
+    """
+    require_unet(model)
     samples = require_one_image(latent)
     require_own_latent(model, samples)
     if not prompt.strip():

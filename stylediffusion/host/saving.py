@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 
 from .. import files
 from ..artifacts import Trajectory, ValueEmbedding, require_own_embedding
+from ..quoting import quoted
+from ..writing import remove_stale_parts
 from .control_nets import control_net_of
 
 ENDING = ".inversion.safetensors"
@@ -15,15 +22,33 @@ FOLDERS = {
     "output": folder_paths.get_output_directory,
     "input": folder_paths.get_input_directory,
 }
+OWNER = "ComfyUI may not write there; give it the right to, or write another folder"
+FULL = "the disk is full; free some space"
+BLOCKED = "a file stands where a folder would; write another folder, or move that file away"
+REMEDIES = {
+    errno.EACCES: OWNER, errno.EPERM: OWNER, errno.EROFS: OWNER,
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: "the disk takes no file of this size",
+    errno.ENOTDIR: BLOCKED, errno.EEXIST: BLOCKED,
+    errno.EISDIR: "a folder stands where the file would; write another name",
+    errno.ENAMETOOLONG: "the name is too long; write a shorter one",
+    errno.ELOOP: "links lead in a circle there; write another folder",
+    errno.EINVAL: "the disk does not take such a name; leave out characters like : and ?",
+}
 
 
 def save_inversion(
-    trajectory: Trajectory, embedding: ValueEmbedding | None, filename_prefix: str
+    trajectory: Trajectory | None, embedding: ValueEmbedding | None, filename_prefix: str
 ) -> Path:
     """Write the next numbered file under the output folder and return its path.
 
-    Raises ValueError where the embedding is another trajectory's, and under a ControlNet.
+    Raises ValueError where the embedding is another trajectory's, under a ControlNet, for numbers
+    that are not finite, and where the disk or the name does not allow it.
     """
+    if trajectory is None:
+        raise ValueError(
+            "the trajectory is None: the node connected there gave nothing; connect DDIM Invert, "
+            "and see that it is neither muted nor bypassed"
+        )
     if control_net_of(trajectory.positive) is not None:
         raise ValueError(
             "the picture was inverted under a ControlNet, which a file does not hold, and without "
@@ -32,21 +57,62 @@ def save_inversion(
         )
     if embedding is not None:
         require_own_embedding(trajectory, embedding)
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        filename_prefix, folder_paths.get_output_directory())
-    path = Path(folder) / f"{name}_{counter:05}_{ENDING}"
-    files.save(path, trajectory, embedding)
+    if not _is_text(filename_prefix) or "\0" in filename_prefix:
+        raise ValueError(
+            f"filename_prefix is {quoted(filename_prefix)!r}, which holds what no file name can; "
+            "type it anew"
+        )
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory())
+        remove_stale_parts(Path(folder), ENDING)
+        path = Path(folder) / f"{name}_{counter:05}_{ENDING}"
+        files.save(path, trajectory, embedding)
+    except OSError as error:
+        raise ValueError(_not_saved(error, filename_prefix)) from error
     return path
 
 
+def _not_saved(error: OSError, filename_prefix: str) -> str:
+    place = os.path.join(folder_paths.get_output_directory(), filename_prefix)
+    remedy = REMEDIES.get(error.errno or 0, "write another folder or name")
+    return (f"the inversion was not saved as '{quoted(place)}' ({error.strerror or error}): "
+            f"{remedy} in filename_prefix, and run again")
+
+
 def saved_inversions() -> list[str]:
-    """All inversions in the output and input folders, newest first, as "name [folder]"."""
+    """All inversions in the output and input folders, newest first, as "name [folder]".
+
+    Folders may hold anything, and change meanwhile: what cannot be read, or typed, is left out.
+    """
     found = []
     for kind, folder in FOLDERS.items():
         root = Path(folder())
-        for path in root.rglob(f"*{ENDING}"):
-            found.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
+        for path, modified in _files_under(root):
+            name = path.relative_to(root).as_posix()
+            if _is_text(name):
+                found.append((modified, f"{name} [{kind}]"))
     return [name for _, name in sorted(found, reverse=True)]
+
+
+def _files_under(root: Path) -> Iterator[tuple[Path, float]]:
+    """(path, time of change) of every inversion's file; links to folders are not followed."""
+    folders = [str(root)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.name.endswith(ENDING):
+                        state = entry.stat()
+                        if stat.S_ISREG(state.st_mode):
+                            yield Path(entry.path), state.st_mtime
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is made of characters: one that is no UTF-8 is not."""
+    return quoted(name) == name
 
 
 def path_of(file: str) -> Path:
@@ -56,15 +122,15 @@ def path_of(file: str) -> Path:
         path = Path(folder()) / name
         if name != file and name.endswith(ENDING) and folder_paths.is_within_directory(
                 folder(), str(path)):
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise ValueError(
-                    f"the inversion '{name}' is not in the {kind} folder any more; save it again "
-                    "or choose another"
+                    f"the inversion '{quoted(name)}' is not in the {kind} folder any more; save "
+                    "it again or choose another"
                 )
             return path
     raise ValueError(
-        f"'{file}' is not an inversion in the output or input folder; choose one from the list, "
-        "or save one with Save Inversion"
+        f"'{quoted(file)}' is not an inversion in the output or input folder; choose one from the "
+        "list, or save one with Save Inversion"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import notation, sheets
-from ..alignment import TokenizedPrompt, bare
+from ..alignment import TokenizedPrompt
 from ..artifacts import AttentionLayer, Trajectory, ValueEmbedding, supervising_layers
 from ..control import Control
 from ..metrics import psnr
 from ..schedule import vp_to_k
+from ..words import bare, listed, nearest
 from . import text
 from .attention import with_replacements
 from .heat import PromptHeat
 from .inverting import to_host
+from .latents import MODEL_OVERFLOW, decoded, pictures_of, require_given, samples_of
 from .model import ModelPatcher, require_compatible, warn_if_other
 from .sampling import sample_edits
 
@@ -151,23 +152,27 @@ def prompt_of(trajectory: Trajectory, control: Control | None, target: int) -> s
 def chosen_columns(prompt: TokenizedPrompt, written: str) -> tuple[list[str], Tensor]:
     """(words, fp32 [T, words]: 1 at each word's tokens). Nothing written means every word, once.
 
+    Between commas several words are one phrase; without a comma each stands for itself.
     Raises ValueError for a word that is not in the prompt.
     """
-    typed = [word.text.strip(string.punctuation) or word.text for word in prompt.words]
     once: dict[str, str] = {}
-    for word in notation.word_list(written) or typed:
+    phrases = notation.phrases(written)
+    asked = phrases if len(phrases) > 1 else written.split()
+    for word in asked or listed(typed.text for typed in prompt.words):
         once.setdefault(bare(word), word)
-    words = list(once.values())
-    columns = torch.zeros(len(prompt.token_ids), len(words))
-    for i, word in enumerate(words):
+    chosen = list(once.values())
+    columns = torch.zeros(len(prompt.token_ids), len(chosen))
+    for i, word in enumerate(chosen):
         positions = prompt.positions(word)
         if not positions:
+            near = nearest(word, [prompt.text])
+            hint = f"; did you mean '{near}'" if near else ""
             raise ValueError(
-                f"'{word}', written in words, is not a word of '{prompt.text}'; write it as the "
-                "prompt does, or leave words empty to see them all"
+                f"'{word}', written in words, is not a word of '{prompt.text}'{hint}; write it as "
+                "the prompt does, or leave words empty to see them all"
             )
         columns[list(positions), i] = 1
-    return words, columns
+    return chosen, columns
 
 
 def chosen_steps(written: str, steps: int) -> list[int]:
@@ -195,14 +200,18 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
     return picture
 
 
-def one_picture(image: Tensor) -> Tensor:
-    """The only picture [H, W, 3] of an IMAGE; raises ValueError where it holds several."""
-    if len(image) > 1:
+def one_picture(image: Tensor | None) -> Tensor:
+    """The only picture [H, W, 3] of an IMAGE; raises ValueError where it holds another number.
+
+    And for one without cells, without colours, or with numbers that are not finite.
+    """
+    pictures = pictures_of(image)
+    if len(pictures) > 1:
         raise ValueError(
-            f"the image holds {len(image)} pictures, but one is needed: the one that was inverted; "
-            "pick it with ImageFromBatch"
+            f"the image holds {len(pictures)} pictures, but one is needed: the one that was "
+            "inverted; pick it with ImageFromBatch"
         )
-    return image[0, ..., :3].float().cpu()
+    return pictures[0, ..., :3].float().cpu()
 
 
 def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
@@ -219,17 +228,21 @@ def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
 
 
 def compare(
-    image: Tensor, vae: Any, latent: dict[str, Any], control: Control | None
+    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None
 ) -> tuple[Tensor, str]:
-    """(sheet [1, H, W, 3] of source, reconstruction and edits, the decibels in words)."""
-    samples = latent["samples"]
+    """(sheet [1, H, W, 3] of source, reconstruction and edits, the decibels in words).
+
+    Raises ValueError for a picture or a latent that cannot be shown, or not beside each other.
+    """
+    require_given(vae, "VAE", "Load Checkpoint or Load VAE")
+    samples = samples_of(latent, "Sample", MODEL_OVERFLOW)
     labels = edit_labels(len(samples) - 1, control)
-    one_picture(image)
+    one_picture(image)  # before the VAE is handed it
     source = vae.vae_encode_crop_pixels(image)[..., :3].float().cpu()
-    painted = vae.decode(samples).float().cpu()
+    painted = decoded(vae, samples)
     require_same_size(source, painted)
     reached = psnr(painted[:1], source)
-    ceiling = psnr(vae.decode(vae.encode(image)).float().cpu(), source)
+    ceiling = psnr(decoded(vae, vae.encode(image)), source)
     tiles = [("source", "", source[0]),
              ("reconstruction", f"{reached:.2f} dB (ceiling {ceiling:.2f} dB)", painted[0]),
              *((label, "", edit) for label, edit in zip(labels, painted[1:], strict=True))]

@@ -83,6 +83,46 @@ def test_a_word_wider_than_a_line_is_broken() -> None:
     assert "".join(lines) == "w" * 60 and len(lines) > 3
 
 
+class Measuring:
+    """A font whose characters have widths of 1 to 7 pixels; keeps what it was asked to measure."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def getlength(self, text: str) -> float:
+        self.asked.append(text)
+        return float(sum(1 + ord(letter) % 7 for letter in text))
+
+
+@pytest.mark.parametrize("words", [10, 1_000, 100_000])
+def test_what_is_measured_does_not_grow_with_the_text(words: int) -> None:
+    font = Measuring()
+    lines = sheets.wrapped("very " * words, font, 300, 3)
+    assert len(lines) <= 3 and all(font.getlength(line) <= 300 for line in lines)
+    assert len(font.asked) < 100
+    assert max(map(len, font.asked)) < 700
+
+
+@pytest.mark.parametrize("width", [3, 20, 61, 300])
+def test_lines_are_as_long_as_fits(width: int) -> None:
+    """The same as by trying every length, longest first."""
+    text = "a photo  of averyverylongword, and (one) more: WWWW iiii mmmmmmmmmmmmmmmmmmm l l l l"
+    font, lines, rest = Measuring(), [], " ".join(text.split())
+    while rest:
+        fits = max(
+            [n for n in range(1, len(rest) + 1) if font.getlength(rest[:n]) <= width], default=1)
+        space = rest.rfind(" ", 0, fits + 1)
+        fits = space if fits < len(rest) and space > 0 else fits
+        lines.append(rest[:fits])
+        rest = rest[fits:].lstrip()
+    assert sheets.wrapped(text, font, width, 1_000) == lines
+    last = max(n for n in range(len(lines[1]) + 1)
+               if n == 0 or font.getlength(lines[1][:n] + "...") <= width)
+    if len(lines) > 2:
+        assert sheets.wrapped(text, font, width, 2) == [
+            lines[0], lines[1][:last].rstrip() + "..."]
+
+
 def test_accents_that_the_font_lacks_are_dropped_and_nothing_is_drawn_for_no_text() -> None:
     font = sheets.Layout(256, 256).font(13)
     assert sheets.wrapped("D\u00e9j\u00e0  vu\n\u201cn\u201d", font, 500, 3) == [

@@ -1,0 +1,63 @@
+"""The real ComfyUI on a console that cannot print every character outlives the pack's errors."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from development import editing
+from development.environment import ensure
+from development.graph import Prompt, to_prompt
+from development.server import ExecutionError, PromptRejected, Server
+from tests.bases import base_directory
+from tests.graphs import CONTROL, changed, short
+
+TIGER = "\u0442\u0438\u0433\u0440"
+FAILING = "StyleDiffusionHeatmaps"
+
+
+@pytest.fixture(scope="module", params=["cp1252", "utf-8"])
+def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server whose console has the encoding, as where its output goes to a file on Windows."""
+    environment = ensure()
+    base = base_directory(environment, f"console-{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONIOENCODING", request.param)
+        patch.setenv("PYTHONUTF8", "0")
+        with Server(environment.python, environment.host, base) as running:
+            yield running
+
+
+def looking_for(prompt: Prompt, words: str) -> Prompt:
+    """The graph's inversion, and the heat of words that its prompt has or has not."""
+    invert = editing.node_of(prompt, "StyleDiffusionDDIMInvert")
+    inputs = prompt[invert]["inputs"]
+    return {**prompt, "heat": {"class_type": FAILING, "inputs": {
+        "model": inputs["model"], "clip": inputs["clip"], "trajectory": [invert, 0],
+        "words": words, "target": 0, "steps": "0-1"}}}
+
+
+def only(prompt: Prompt, node: str) -> Prompt:
+    """A node of a graph with all it needs."""
+    kept, rest = {}, [node]
+    while rest:
+        name = rest.pop()
+        kept[name] = prompt[name]
+        rest += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return kept
+
+
+@pytest.mark.parametrize("word", [TIGER, "\ud800", "\U0001f431"])
+def test_the_next_graph_runs_after_an_error_that_quotes(narrow: Server, word: str) -> None:
+    graph = short(to_prompt(editing.load_graph(), narrow.object_info()))
+    with pytest.raises(ExecutionError, match="written in words, is not a word of"):
+        narrow.wait(narrow.queue(only(looking_for(graph, word), "heat")))
+    entry = narrow.wait(narrow.queue(only(looking_for(graph, ""), "heat")))
+    assert entry["outputs"]["heat"]["images"]
+
+
+@pytest.mark.parametrize("word", [TIGER, "\ud800"])
+def test_a_refusal_that_quotes_leaves_the_server_answering(narrow: Server, word: str) -> None:
+    graph = short(to_prompt(editing.load_graph(), narrow.object_info()))
+    with pytest.raises(PromptRejected, match="is not a number"):
+        narrow.queue(changed(graph, CONTROL, emphasis=f"{word}: {word}"))
+    assert narrow.object_info()[FAILING]
