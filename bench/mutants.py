@@ -22,18 +22,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import pytest
+from demo.host_path import own_arguments  # isort: skip  (before anything that imports comfy)
 
-from tests import conftest, golden  # noqa: F401 (loads torch and the host once for all)
+import comfy.model_patcher  # noqa: F401 (with torch, loaded once for all that runs here)
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
-    "alignment": ["alignment"], "artifacts": ["artifacts"], "blend": ["blend"],
-    "control": ["control", "sweep"], "ddim": ["ddim"], "files": ["files", "hostile_files"],
-    "gradients": ["gradients"], "learning": ["learning"], "mapping": ["mapping"],
-    "notation": ["notation"], "quasi_newton": ["quasi_newton"], "schedule": ["schedule"],
-    "sheets": ["sheets"], "solvers": ["learning", "quasi_newton"], "sweep": ["sweep"],
-    "unfinished": ["unfinished"], "whitening": ["whitening"],
+    "alignment": ["alignment", "words"], "artifacts": ["artifacts"], "blend": ["blend"],
+    "control": ["control", "edit_plan", "sweep"], "ddim": ["ddim"], "edit_plan": ["edit_plan"],
+    "files": ["files", "hostile_files"], "gradients": ["gradients"], "learning": ["learning"],
+    "mapping": ["mapping"], "notation": ["notation", "words"], "quasi_newton": ["quasi_newton"],
+    "schedule": ["schedule"], "sheets": ["sheets"], "solvers": ["learning", "quasi_newton"],
+    "sweep": ["sweep"], "unfinished": ["unfinished"], "whitening": ["whitening"],
+    "words": ["words"],
 }
 SWAPPED: dict[type[ast.AST], Any] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -43,6 +45,7 @@ SWAPPED: dict[type[ast.AST], Any] = {
 }
 CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
 DROPPED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise)
+OWN = ("bench", "demo", "development", "stylediffusion", "tests")
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "ran too long"
 Mutant = tuple[int, int, str]
 """Where in the source a change begins and ends, in bytes, and what stands there instead."""
@@ -118,7 +121,7 @@ def passes(copy: Path, tests: list[str], seconds: float) -> bool | None:
 def run_tests(copy: Path, tests: list[str]) -> None:
     """In a process of its own, to which the host and torch came loaded; nothing else did."""
     for name in list(sys.modules):
-        if name.split(".")[0] in (conftest.PACK, "stylediffusion", "tests", "bench"):
+        if name.split(".")[0] in OWN:
             del sys.modules[name]
     sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     sys.dont_write_bytecode = True  # a change may keep a file's size and second
@@ -158,7 +161,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="FILE", choices=NEAREST, help="one module, as 'blend'")
     parser.add_argument("--limit", type=int, help="at most so many changes of each module")
     parser.add_argument("--seed", type=int, default=0, help="which ones those are")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(own_arguments)
     ignored = shutil.ignore_patterns(".*", "__pycache__", "demo_output")
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "stylediffusion_copy"  # not "copy", a module of Python

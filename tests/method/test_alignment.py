@@ -153,3 +153,73 @@ def test_replace_takes_words_over_into_another_chunk() -> None:
     torch.testing.assert_close(found.mapper[10].sum(), torch.tensor(1.0))
     assert found.aligned[76:78].tolist() == [0, 0], "an inner end and start keep their own map"
     torch.testing.assert_close(found.mapper[11:].sum(1), torch.ones(66))
+
+
+def ones_at(rows: int, columns: int, *pairs: tuple[int, int]) -> torch.Tensor:
+    mapper = torch.zeros(rows, columns)
+    for i, j in pairs:
+        mapper[i, j] = 1
+    return mapper
+
+
+def with_last(prompt: alignment.TokenizedPrompt, count: int, *last: int) -> Any:
+    """The prompt's ids; its first words, and one more at these positions."""
+    words = (*prompt.words[:count], alignment.Word("last", last))
+    return alignment.TokenizedPrompt("", prompt.token_ids, words)
+
+
+def test_end_and_start_between_two_chunks_follow_those_of_the_source() -> None:
+    found = alignment.replace(chunks(75, 2), chunks(75, 2))
+    assert torch.equal(found.mapper, torch.eye(154))
+
+
+@pytest.mark.parametrize("last", [(10,), (10, 11)])
+def test_end_and_start_that_only_the_target_has_between_its_words_keep_their_own_map(
+    last: tuple[int, ...]
+) -> None:
+    """Nine words, and one: right behind them in the source, in another chunk in the target."""
+    one = with_last(chunks(9 + len(last), 0), 9, *last)
+    two = with_last(chunks(75, 1), 9, 78)
+    found = alignment.replace(one, two)
+    pairs = [(i, i) for i in range(10)] + [(i, 78) for i in last]
+    assert torch.equal(found.mapper[:, :79], ones_at(154, 79, *pairs))
+    assert found.aligned[10:78].sum() == 0
+
+
+@pytest.mark.parametrize("last", [(10,), (10, 11)])
+def test_end_and_start_that_only_the_source_has_between_its_words_are_drawn_by_nothing(
+    last: tuple[int, ...]
+) -> None:
+    one, two = with_last(chunks(75, 1), 9, 78), with_last(chunks(9 + len(last), 0), 9, *last)
+    found = alignment.replace(one, two).mapper[:, : last[-1] + 1]
+    wanted = ones_at(154, last[-1] + 1, *((i, i) for i in range(10)))
+    wanted[78, list(last)] = 1 / len(last)
+    assert torch.equal(found, wanted)
+
+
+def test_the_one_end_token_of_a_full_prompt_draws_what_all_padding_of_a_longer_one_does() -> None:
+    """The source's 75th word has a token in the second chunk; the target is full at 75 words."""
+    longer = with_last(chunks(75, 1), 74, 75, 78)
+    found = alignment.replace(longer, chunks(75)).mapper
+    assert found.shape == (154, 77)
+    assert found[75, 75] == found[78, 75] == 1
+    assert found[79:, 76].tolist() == [1] * 75 and found[:79, 76].sum() == 0
+
+
+@pytest.mark.parametrize(("source", "target", "pairs"), [
+    ([1, 2, 3], [1, 2, 3], [(0, 0), (1, 1), (2, 2)]),
+    ([1, 2, 3], [1, 3], [(0, 0), (2, 1)]),
+    ([1, 3], [1, 2, 3], [(0, 0), (1, 2)]),
+    ([1, 9, 3], [1, 8, 3], [(0, 0), (2, 2)]),
+    ([1, 2, 4, 5], [1, 4, 2, 5], [(0, 0), (2, 1), (3, 3)]),
+    ([4, 1], [5, 1], [(1, 1)]), ([1, 4], [1, 5], [(0, 0)]), ([1], [2], []), ([], [1], []),
+    ([1, 1], [1], [(0, 0)]), ([1], [1, 1], [(0, 0)]),
+])
+def test_tokens_are_matched_in_order_and_never_with_others(
+    source: list[int], target: list[int], pairs: list[tuple[int, int]]
+) -> None:
+    assert alignment.global_alignment(source, target) == pairs
+
+
+def test_a_prompt_without_words_is_as_long_as_its_start_and_end() -> None:
+    assert chunks(0).length == 2 and chunks(3).length == 5 and chunks(75, 2).length == 81

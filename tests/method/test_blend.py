@@ -17,8 +17,8 @@ def test_a_mask_is_the_share_of_the_maximum_above_the_threshold() -> None:
 def test_pooling_spreads_a_cell_to_its_neighbours() -> None:
     mask = blend.word_mask(HEAT, 4, 4, 0.5, 3)[0, 0]
     assert mask[:3, :3].all() and mask.sum() == 9
-    wide = blend.word_mask(F.pad(HEAT, (0, 4, 0, 4)), 8, 8, 0.5, 5)[0, 0]
-    assert wide[:4, :4].all() and wide.sum() == 16, "two cells to every side of the strongest"
+    wide = blend.word_mask(F.pad(HEAT, (3, 2, 3, 2)), 9, 9, 0.5, 5)[0, 0]
+    assert wide[2:7, 2:7].all() and wide.sum() == 25, "two cells to every side of the strongest"
 
 
 def test_the_latents_size_is_reached_by_nearest_neighbours() -> None:
