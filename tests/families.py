@@ -18,7 +18,8 @@ SDXL_CONFIG = {
     "num_classes": "sequential", "use_linear_in_transformer": True, "num_head_channels": 16,
 }
 SD2_CONFIG = {**UNET_CONFIG, "use_linear_in_transformer": True, "num_head_channels": 16}
-POOLED = {"sd15": 0, "sd2": 0, "sdxl": 1280}
+POOLED = {"sd15": 0, "sd2": 0, "sdxl": 1280, "inpainting": 0, "ip2p": 0}
+SEES_IMAGES = {"inpainting": 9, "ip2p": 8}
 
 
 def load(family: str, dtype: torch.dtype = torch.float32, **_: Any) -> Any:
@@ -30,6 +31,10 @@ def load(family: str, dtype: torch.dtype = torch.float32, **_: Any) -> Any:
         config = comfy.supported_models.SD20(dict(SD2_CONFIG))
         config.unet_config["num_head_channels"] = 16
         config.model_type = lambda *_: comfy.model_base.ModelType.V_PREDICTION
+    elif family in SEES_IMAGES:
+        known = comfy.supported_models
+        made = known.SD15 if family == "inpainting" else known.SD15_instructpix2pix
+        config = made({**UNET_CONFIG, "in_channels": SEES_IMAGES[family]})
     else:
         config = comfy.supported_models.SD15(dict(UNET_CONFIG))
     config.set_inference_dtype(dtype, torch.float32 if dtype.itemsize == 1 else None)

@@ -73,15 +73,17 @@ class LearningSampler(comfy.samplers.Sampler):
             model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers,
             self.wishes.kind)
         others = model_wrap.loaded_models
+        memory.begin_peak(latents.device)
         memory.load_whole(self.patcher, others)
-        solver = self._solver(model, latents)
         settings = self.wishes.settings
         with torch.enable_grad():
             width = self.trajectory.positive[0][0].shape[-1]
-            kept = model.keeps(latents[-1:], width, settings.attention_weight > 0)
-            room = memory.make_room(self.patcher, others, kept)
-            if room.checkpoints:
-                model.options = memory.with_checkpoints(model.options)
+            needed = model.keeps(latents[-1:], width, settings.attention_weight > 0,
+                                 memory.preview_bytes(self.watch.previewer, latents))
+            room = memory.make_room(self.patcher, others, needed)
+        model.checkpoints = room.checkpoints
+        solver = self._solver(model, latents)
+        with torch.enable_grad():
             begun = self.watch.begun(solver, model, latents[-1:])
             self.learnt = learn(
                 model, latents, self.trajectory.levels, solver, settings, self.watch, begun)
@@ -134,7 +136,8 @@ class HostWatch(Watch):
         if self.previewer is not None:
             alpha = self.levels.alpha(self.levels.steps - step)
             clean = (latent - (1 - alpha) ** 0.5 * noise) / alpha**0.5
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", clean.detach())
+            with torch.no_grad():
+                preview = self.previewer.decode_latent_to_preview_image("JPEG", clean.detach())
         self.bar.update_absolute(sum(self.counts[: step + 1]), self.total, preview)
 
     def begun(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -11,41 +10,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import latent_preview
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .attention import with_patch
+from .checkpoints import Checkpoints, with_runners
 from .model import ModelPatcher
 
 log = logging.getLogger("stylediffusion")
 GIB = 2**30
 TRIAL_SIZES = (8, 16)
 MARGIN = 1.2
-BLOCK_PATCH = "forward_timestep_embed_patch"
+TAESD_CELL = 3 * 64 * 8 * 8 * 4  # its last layers hold three fp32 tensors of 64 channels at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes that one forward pass keeps for its backward pass, with and without checkpoints.
+    """Bytes that learning needs beside the weights, for each of `Checkpoints`.
 
     `maps` says whether attention maps, which the attention loss needs, are among them.
     """
 
-    whole: int
-    checkpointed: int
+    needed: tuple[int, ...]
     maps: bool = False
 
-    def choose(self, free: int) -> bool:
-        """Whether checkpoints are needed; raises MemoryError where even they do not make it fit."""
-        if self.whole <= free:
-            return False
-        if self.checkpointed <= free:
-            return True
+    def choose(self, free: int) -> Checkpoints:
+        """The first that fits; raises MemoryError where none does."""
+        for wanted, needed in zip(Checkpoints, self.needed, strict=True):
+            if needed <= free:
+                return wanted
         without_maps = "set attention_weight to 0, " if self.maps else ""
         raise MemoryError(
-            f"learning needs about {self.checkpointed / GIB:.1f} GiB beside the model, and "
+            f"learning needs about {min(self.needed) / GIB:.1f} GiB beside the model, and "
             f"{free / GIB:.1f} GiB are free; use a smaller picture, {without_maps}close other "
             "programs, or run the model in half precision (--bf16-unet)"
         )
@@ -54,10 +50,16 @@ class Estimate:
 def require_room_for_copy(model: ModelPatcher) -> None:
     """Raise MemoryError where a second copy of the weights, which gradients need, cannot fit.
 
-    On a GPU the host makes room by itself; on a CPU nothing would.
+    On a GPU the host makes room by itself, so only a card smaller than the weights is refused.
     """
-    size, free = model.model_size(), comfy.model_management.get_free_memory(torch.device("cpu"))
-    if model.load_device.type == "cpu" and size > free:
+    size, device = model.model_size(), model.load_device
+    if device.type != "cpu":
+        total = comfy.model_management.get_total_memory(device)
+        if size > total:
+            raise _weights_do_not_fit(model, f"it has {total / GIB:.1f} GiB")
+        return
+    free = comfy.model_management.get_free_memory(device)
+    if size > free:
         raise MemoryError(
             f"learning needs a second copy of the model, {size / GIB:.1f} GiB, and "
             f"{free / GIB:.1f} GiB are free; close other programs, or run the model in half "
@@ -65,19 +67,28 @@ def require_room_for_copy(model: ModelPatcher) -> None:
         )
 
 
+def _weights_do_not_fit(model: ModelPatcher, room: str) -> MemoryError:
+    return MemoryError(
+        f"learning needs all {model.model_size() / GIB:.1f} GiB of the model's weights on the "
+        f"GPU, and {room}; close other programs, or run the model in half precision (--bf16-unet)")
+
+
 class Saved:
     """Counts the bytes autograd keeps while it is active, each storage once, weights left out."""
 
-    def __init__(self, weights: set[int]) -> None:
-        self.seen = set(weights)
+    def __init__(self, seen: set[int]) -> None:
+        self.seen = seen
+        self.held: list[Tensor] = []
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
+        detached = tensor.detach()  # an output kept as it is would hold its own graph for ever
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
+            self.held.append(detached)  # so that no other storage gets its address
             self.bytes += storage.nbytes()
-        return tensor.detach()  # an output kept as it is would hold its own graph for ever
+        return detached
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -86,64 +97,97 @@ class Saved:
 
 
 class BlockCounter:
-    """Runs ResBlocks as they are and notes what each of them keeps and what it starts from."""
+    """Runs blocks as they are and notes what each of them keeps, and what they start from."""
 
-    def __init__(self, weights: set[int]) -> None:
-        self.weights = weights
+    def __init__(self, seen: set[int]) -> None:
+        self.seen = seen
         self.kept: list[int] = []
         self.inputs = 0
 
-    def handler(self, block: ResBlock, x: Tensor, emb: Tensor, *_: Any) -> Tensor:
-        saved = Saved(self.weights)
+    def run(self, block: Callable[..., Tensor], x: Tensor, *inputs: Any) -> Tensor:
+        saved = Saved(self.seen)
         with saved.counting():
-            out = block(x, emb)
+            out = block(x, *inputs)
         self.kept.append(saved.bytes)
-        self.inputs += x.untyped_storage().nbytes()
+        self.inputs += x.untyped_storage().nbytes() if saved.bytes else 0
         return out
 
 
-def estimate(
-    model: torch.nn.Module, forward: Callable[[dict[str, Any], Tensor], Any],
-    options: dict[str, Any], latent: Tensor, maps: bool,
-) -> Estimate:
-    """What a forward pass on a latent [1, C, h, w] will keep, from two passes on corners of it.
+@dataclass(frozen=True)
+class Kept:
+    """Bytes kept by each ResBlock and transformer block, by what is in neither, and the inputs."""
 
-    What is kept is a constant and a share of every cell: no map of cells by cells is made.
+    resblocks: Tensor
+    transformers: Tensor
+    rest: Tensor
+    resblock_inputs: Tensor
+    transformer_inputs: Tensor
+
+    def at(self, cells: int, other: Kept, other_cells: int, wanted: int) -> Kept:
+        """What a latent of so many cells keeps: a constant and a share of every cell."""
+        share = (wanted - cells) / max(1, other_cells - cells)
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Kept(*(few + (many - few) * share for few, many in pairs))
+
+    def needed(self) -> tuple[float, float, float]:
+        """For each of `Checkpoints`: nothing is computed twice, ResBlocks are, all blocks are.
+
+        What is computed twice stands there once for its input and, one block at a time, whole.
+        """
+        resblocks, transformers = self.resblocks.sum(), self.transformers.sum()
+        largest = self.resblocks.max()
+        light = self.rest + self.resblock_inputs
+        both = torch.maximum(largest, self.transformers.max())
+        return (float(self.rest + resblocks + transformers),
+                float(light + transformers + largest),
+                float(light + self.transformer_inputs + both))
+
+
+def estimate(
+    model: torch.nn.Module, forward: Callable[[dict[str, Any], int], list[Tensor]],
+    options: dict[str, Any], latent: Tensor, maps: bool, preview: int = 0,
+) -> Estimate:
+    """What learning on a latent [1, C, h, w] needs, from two passes on corners of it.
+
+    `forward` runs on a corner with so many rows and columns and returns the maps of the whole
+    latent. No map of cells by cells is made, so what is kept grows with the cells. Beside the graph
+    stand the wanted maps, those found and their gradients; a preview is made without a graph.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: list[Tensor] = []
 
-    def trial(corner: Tensor) -> tuple[int, Tensor]:
-        blocks, rest = BlockCounter(weights), Saved(weights)
+    def trial(side: int) -> tuple[int, Kept]:
+        seen = set(weights)
+        resblocks, transformers, rest = BlockCounter(seen), BlockCounter(seen), Saved(seen)
         with rest.counting():
-            forward(with_patch(options, BLOCK_PATCH, (ResBlock, blocks.handler)), corner)
-        light = rest.bytes + blocks.inputs + max(blocks.kept, default=0)
-        found = torch.tensor([rest.bytes + sum(blocks.kept), light], dtype=torch.float64)
-        return corner[0, 0].numel(), found
+            found[:] = forward(with_runners(options, resblocks.run, transformers.run), side)
+        counts = (resblocks.kept or [0], transformers.kept or [0], rest.bytes, resblocks.inputs,
+                  transformers.inputs)
+        cells = latent[0, 0, :side, :side].numel()
+        return cells, Kept(*(torch.tensor(count, dtype=torch.float64) for count in counts))
 
-    (few, small), (many, large) = (trial(latent[..., :n, :n]) for n in TRIAL_SIZES)
-    cells = latent[0, 0].numel()
-    each = (large - small) / max(1, many - few)
-    whole, light = ((large + each * (cells - many)) * MARGIN).long().tolist()
-    return Estimate(whole, light, maps)
-
-
-def with_checkpoints(options: dict[str, Any]) -> dict[str, Any]:
-    """A copy of model options under which ResBlocks are computed again in the backward pass."""
-    return with_patch(options, BLOCK_PATCH, (ResBlock, _checkpointed))
+    (cells, few), (other_cells, many) = map(trial, TRIAL_SIZES)
+    kept = few.at(cells, many, other_cells, latent[0, 0].numel())
+    wanted = sum(4 * grid.numel() for grid in found)
+    beside = (2 * wanted, 2 * wanted, 3 * wanted)  # those found are in the graph, or outputs of it
+    return Estimate(tuple(
+        max(int(graph * MARGIN) + more, int(preview * MARGIN) + wanted)
+        for graph, more in zip(kept.needed(), beside, strict=True)), maps)
 
 
-def _checkpointed(block: ResBlock, x: Tensor, emb: Tensor, *_: Any) -> Tensor:
-    again: Tensor = checkpoint(functools.partial(block), x, emb, use_reentrant=False)
-    return again
+def preview_bytes(previewer: latent_preview.LatentPreviewer | None, latent: Tensor) -> int:
+    """What a preview of a latent [1, C, h, w] needs: a small decoder's layers, or nothing."""
+    decodes = isinstance(previewer, latent_preview.TAESDPreviewerImpl)
+    return TAESD_CELL * latent[0, 0].numel() if decodes else 0
 
 
 @dataclass(frozen=True)
 class Room:
-    """What was estimated, what is free, and whether ResBlocks are computed twice for it."""
+    """What was estimated, what is free, and which blocks are computed twice for it."""
 
     estimate: Estimate
     free: int
-    checkpoints: bool
+    checkpoints: Checkpoints
 
 
 def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
@@ -157,11 +201,7 @@ def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
         comfy.model_management.load_models_gpu([model, *others], force_full_load=True)
     except comfy.model_management.OOM_EXCEPTION as error:
         free = comfy.model_management.get_free_memory(model.load_device)
-        raise MemoryError(
-            f"learning needs all {model.model_size() / GIB:.1f} GiB of the model's weights on the "
-            f"GPU, and {free / GIB:.1f} GiB are free; close other programs, or run the model in "
-            "half precision (--bf16-unet)"
-        ) from error
+        raise _weights_do_not_fit(model, f"{free / GIB:.1f} GiB are free") from error
 
 
 def make_room(model: ModelPatcher, others: list[ModelPatcher], found: Estimate) -> Room:
@@ -170,15 +210,24 @@ def make_room(model: ModelPatcher, others: list[ModelPatcher], found: Estimate) 
     Raises MemoryError where even checkpoints do not make learning fit.
     """
     free = comfy.model_management.get_free_memory(model.load_device)
-    if found.whole > free:
+    if found.needed[0] > free:
         comfy.model_management.load_models_gpu(
-            [model, *others], memory_required=found.whole, force_full_load=True)
+            [model, *others], memory_required=found.needed[0], force_full_load=True)
         free = comfy.model_management.get_free_memory(model.load_device)
     return Room(found, int(free), found.choose(int(free)))
 
 
+def begin_peak(device: torch.device) -> None:
+    """Forget what was in use before a run; other nodes' figures of PyTorch's peak start anew too.
+
+    There is no other way to tell this run's peak. On a CPU nothing can be forgotten.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_bytes(device: torch.device) -> int | None:
-    """The most that was in use on a CUDA device, or by this process on a CPU, where known."""
+    """The most in use on a CUDA device since `begin_peak`, or by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu" or sys.platform == "win32":
@@ -192,8 +241,9 @@ def peak_bytes(device: torch.device) -> int | None:
 def report(room: Room, device: torch.device) -> None:
     """One line with the estimate, the choice and the peak."""
     peak = peak_bytes(device)
+    needed = [f"{bytes_ / GIB:.2f}" for bytes_ in room.estimate.needed]
     log.info(
-        "learning: %.2f GiB estimated beside the model (%.2f with checkpoints), %.1f GiB free, "
-        "checkpoints %s, peak of the process %s", room.estimate.whole / GIB,
-        room.estimate.checkpointed / GIB, room.free / GIB, "on" if room.checkpoints else "off",
+        "learning: %s GiB estimated beside the model (%s with checkpoints), %.1f GiB free, "
+        "checkpoints %s, peak of the %s %s", needed[0], " or ".join(needed[1:]), room.free / GIB,
+        room.checkpoints, "process" if device.type == "cpu" else "run",
         "unknown" if peak is None else f"{peak / GIB:.2f} GiB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import comfy.model_management
@@ -23,7 +24,8 @@ from .attention import (
     with_patch,
     with_replacements,
 )
-from .foreign import fit_for_autograd
+from .checkpoints import Checkpoints, with_checkpoints
+from .foreign import fit_for_autograd, with_writes_in_place
 from .whitening import TokenGram, channel_gram
 
 
@@ -32,9 +34,11 @@ class HostLearningModel:
 
     `kind` is what is learnt; the source prompt or the negative one hears it. `first` is what
     `fixed` found at the noisiest level: a later run goes on from this one where it finds the same.
+    `checkpoints` says which blocks are computed twice.
     """
 
     first: Tensor
+    checkpoints = Checkpoints.OFF
 
     def __init__(
         self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
@@ -42,7 +46,8 @@ class HostLearningModel:
     ) -> None:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
         self.prompts = guider.conds["positive"], guider.conds["negative"]
-        self.options = with_differentiable_attention(model_options)
+        self.options = with_differentiable_attention(
+            with_writes_in_place(guider.model_patcher, model_options))
         self.fit = fit_for_autograd(guider.model_patcher)
         self.levels, self.sigmas, self.layers = levels, sigmas, layers
 
@@ -76,14 +81,23 @@ class HostLearningModel:
             self._noise(latent, level, self.branch, options)
         return seen.gram, channel_gram(unet, context.to(self.model.get_dtype_inference()))
 
-    def keeps(self, latent: Tensor, width: int, maps: bool) -> memory.Estimate:
-        """What a forward pass on a latent [1, C, h, w] keeps for its backward pass."""
+    def keeps(
+        self, latent: Tensor, width: int, maps: bool, preview: int = 0
+    ) -> memory.Estimate:
+        """What learning on a latent [1, C, h, w] needs; a preview needs so many bytes."""
         scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
 
-        def forward(options: dict[str, Any], corner: Tensor) -> Any:
-            return self._hearing(options, corner, 1, scale, shift, maps)
+        def forward(options: dict[str, Any], side: int) -> list[Tensor]:
+            return self._on_corner(side)._hearing(options, latent, 1, scale, shift, maps)[1]
 
-        return memory.estimate(self.model, forward, self.options, latent, maps)
+        return memory.estimate(self.model, forward, self.options, latent, maps, preview)
+
+    def _on_corner(self, side: int) -> HostLearningModel:
+        """The same, which sees of a latent, and of what goes with it, one corner."""
+        own = copy.copy(self)
+        own.prompts = tuple([{**entry, "area": (side, side, 0, 0)} for entry in prompt]
+                            for prompt in self.prompts)
+        return own
 
     def _hearing(
         self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
@@ -97,6 +111,7 @@ class HostLearningModel:
             options = with_patch(options, "attn2_patch", patch)
         if maps:
             options = with_replacements(options, self.layers, recorder.replacement)
+        options = with_checkpoints(options, self.checkpoints, recorder, self.fit)
         return self._noise(latent, level, self.branch, options), recorder.maps
 
     def _noise(

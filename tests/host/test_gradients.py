@@ -7,7 +7,7 @@ import pytest
 import torch
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion import artifacts, learning
-from stylediffusion_pack.stylediffusion.host import inverting, memory
+from stylediffusion_pack.stylediffusion.host import checkpoints, inverting, memory
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 
 SIDE = 16
@@ -106,22 +106,22 @@ def room(parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch) -> memory
 
 
 class Checkpoints(list[int]):
-    """Counts ResBlocks that will be computed twice, and evaluations of the loss."""
+    """Counts blocks that will be computed twice, and evaluations of the loss."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        checkpointed, losses = memory._checkpointed, learning.LearningStep.losses
+        checkpointed, losses = checkpoints.checkpoint, learning.LearningStep.losses
         self.evaluations = 0
 
-        def counted(*arguments: Any) -> Any:
+        def counted(*arguments: Any, **how: Any) -> Any:
             self.append(1)
-            return checkpointed(*arguments)
+            return checkpointed(*arguments, **how)
 
         def watched(step: Any, *arguments: Any) -> Any:
             self.evaluations += 1
             return losses(step, *arguments)
 
-        patch.setattr(memory, "_checkpointed", counted)
+        patch.setattr(checkpoints, "checkpoint", counted)
         patch.setattr(learning.LearningStep, "losses", watched)
 
 
@@ -133,27 +133,30 @@ def with_free(patch: pytest.MonkeyPatch, free: int) -> None:
 def test_checkpoints_are_chosen_by_what_is_free(
     parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = room(parts, trajectory, monkeypatch)
-    assert needed.checkpointed < needed.whole
-    found = {}
-    for free in (needed.whole, needed.whole - 1, needed.checkpointed):
+    most, less, least = room(parts, trajectory, monkeypatch).needed
+    assert least < less < most
+    counts, found = {}, {}
+    for free in (most, most - 1, less, less - 1, least):
         with monkeypatch.context() as patch:
             counted = Checkpoints(patch)
             with_free(patch, free)
-            found[free] = learn(parts, trajectory, with_image=False), len(counted)
-    (plain, none), (tight, some), (tightest, as_many) = found.values()
-    assert none == 0 and some == as_many > 0
-    assert plain.losses == tight.losses == tightest.losses
-    assert torch.equal(plain.scale, tight.scale) and torch.equal(plain.shift, tight.shift)
+            found[free] = learn(parts, trajectory, with_image=False)
+            counts[free] = len(counted)
+    assert counts[most] == 0
+    assert 0 < counts[less] == counts[most - 1] < counts[least] == counts[less - 1]
+    for tight in found.values():
+        assert tight.losses == found[most].losses
+        assert torch.equal(tight.scale, found[most].scale)
+        assert torch.equal(tight.shift, found[most].shift)
 
 
 def test_too_little_memory_is_an_error_before_a_single_step_is_learnt(
     parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = room(parts, trajectory, monkeypatch)
+    least = min(room(parts, trajectory, monkeypatch).needed)
     with monkeypatch.context() as patch:
         counted = Checkpoints(patch)
-        with_free(patch, needed.checkpointed - 1)
+        with_free(patch, least - 1)
         with pytest.raises(MemoryError, match="GiB are free; use a smaller picture, set attention_"
                            "weight to 0, close other programs, or run the model in half precision"):
             learn(parts, trajectory, with_image=False)

@@ -3,17 +3,23 @@
 import gc
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import latent_preview
 import pytest
 import torch
+from comfy.taesd.taesd import TAESD
 from stylediffusion_pack.stylediffusion import artifacts, learning
 from stylediffusion_pack.stylediffusion.host import inverting, memory
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.checkpoints import Checkpoints
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.unet import HostLearningModel
 from stylediffusion_pack.stylediffusion.schedule import make_levels
 
-from tests import golden
+from tests import families, golden, stage
+from tests.live import Live
 
 GIB = 2**30
 
@@ -47,69 +53,102 @@ def learn(model: Any, height: int, width: int) -> artifacts.ValueEmbedding:
         model, trajectory, None, None, host_learning.LearningWishes(chosen))
 
 
-def kept_by_autograd(run: Any) -> int:
-    """Bytes of all distinct storages that autograd was asked to keep, parameters left out."""
-    storages: dict[int, int] = {}
-    alive = []
+@pytest.mark.parametrize("with_maps", [False, True], ids=["latent loss", "and attention loss"])
+@pytest.mark.parametrize(("family", "dtype"), [
+    ("sd15", torch.float32), ("sdxl", torch.float32), ("sd15", torch.bfloat16)])
+def test_the_estimate_is_the_most_that_lives_in_an_inner_step_and_little_more(
+    family: str, dtype: torch.dtype, with_maps: bool
+) -> None:
+    found: dict[Checkpoints, tuple[int, int]] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not (tensor.is_leaf and isinstance(tensor, torch.nn.Parameter)):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)
-        return tensor
+    def work(model: HostLearningModel, latent: torch.Tensor) -> None:
+        needed = model.keeps(latent, 64, with_maps).needed
+        for each in Checkpoints:
+            model.checkpoints = each
+            with Live() as live:
+                wanted = stage.wanted_maps(model, latent) if with_maps else []
+                live.peak = live.bytes
+                stage.inner_step(model, latent, wanted)
+            found[each] = needed[each], live.peak
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(storages.values())
+    with torch.inference_mode():
+        stage.with_learning_model(families.load(family, dtype), family, (40, 56), work)
+    for each, (needed, peak) in found.items():
+        assert peak < needed < 1.3 * peak, (each, needed / peak)
+    assert found[Checkpoints.TRANSFORMERS][1] < 0.5 * found[Checkpoints.OFF][1]
 
 
-def test_the_estimate_is_what_one_pass_keeps_plus_a_margin(
+def previewer_of(monkeypatch: pytest.MonkeyPatch) -> latent_preview.TAESDPreviewerImpl:
+    """What the host takes for previews where it was started with TAESD's."""
+    previewer = latent_preview.TAESDPreviewerImpl(TAESD())
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: previewer)
+    return previewer
+
+
+def estimates_of(monkeypatch: pytest.MonkeyPatch) -> list[memory.Estimate]:
+    """Every estimate that a run is given room for."""
+    found: list[memory.Estimate] = []
+    make_room = memory.make_room
+    monkeypatch.setattr(memory, "make_room", lambda model, others, estimate: (
+        found.append(estimate), make_room(model, others, estimate))[1])
+    return found
+
+
+def test_previews_by_a_decoder_need_what_the_estimate_says_and_keep_no_graph(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: dict[str, Any] = {}
-    make_room, hearing = memory.make_room, host_learning.HostLearningModel.hearing
+    previewer, estimates = previewer_of(monkeypatch), estimates_of(monkeypatch)
+    peaks: list[int] = []
+    decode = previewer.taesd.decode
 
-    def remember(model: Any, others: Any, estimate: memory.Estimate) -> memory.Room:
-        found["estimate"] = estimate
-        return make_room(model, others, estimate)
+    def measured(latent: torch.Tensor) -> torch.Tensor:
+        with Live() as live:
+            out = decode(latent)
+        peaks.append(live.peak)
+        return out
 
-    def measured(self: Any, latent: Any, level: int, scale: Any, shift: Any, maps: bool) -> Any:
-        kept: list[Any] = []
-        if scale is not None and "bytes" not in found:
-            found["bytes"] = kept_by_autograd(lambda: kept.append(
-                hearing(self, latent, level, scale, shift, maps)))
-            return kept[0]
-        return hearing(self, latent, level, scale, shift, maps)
-
-    monkeypatch.setattr(memory, "make_room", remember)
-    monkeypatch.setattr(host_learning.HostLearningModel, "hearing", measured)
+    monkeypatch.setattr(previewer.taesd, "decode", measured)
     with torch.inference_mode():
-        learn(golden.reloadable_unet(), 40, 56)
-    assert found["bytes"] < found["estimate"].whole < 1.5 * found["bytes"]
-    assert found["estimate"].checkpointed < 0.9 * found["estimate"].whole
+        learn(golden.reloadable_unet(), 24, 40)
+    (estimate,) = estimates
+    assert peaks[-1] < min(estimate.needed) < 1.3 * peaks[-1]
+    assert memory.preview_bytes(None, torch.zeros(1, 4, 24, 40)) == 0
 
 
-def test_checkpoints_switch_on_where_memory_is_short_and_change_no_number(
+def test_maps_of_the_whole_picture_are_counted_beside_the_graph() -> None:
+    def work(model: HostLearningModel, latent: torch.Tensor) -> list[memory.Estimate]:
+        return [model.keeps(latent, 64, maps) for maps in (False, True)]
+
+    with torch.inference_mode():
+        without, with_maps = stage.with_learning_model(
+            families.load("sd15"), "sd15", (64, 64), work)
+    # Five layers on a 16x16 grid, eight heads, 77 tokens, in fp32: wanted, and their gradients.
+    maps = 5 * 8 * 16 * 16 * 77 * 4
+    more = [b - a for a, b in zip(without.needed, with_maps.needed, strict=True)]
+    assert (without.maps, with_maps.maps) == (False, True)
+    assert min(more[:2]) > 2 * maps and more[2] >= 3 * maps
+
+
+def test_blocks_are_computed_twice_where_memory_is_short_and_that_changes_no_number(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.inference_mode():
         model = golden.reloadable_unet()
-        plain = learn(model, 16, 24)
-        again: list[Any] = []
-        checkpointed = memory._checkpointed
-        monkeypatch.setattr(memory, "_checkpointed", lambda *arguments: (
-            again.append(1), checkpointed(*arguments))[1])
-        monkeypatch.setattr(memory.Estimate, "choose", lambda self, free: True)
-        tight = learn(model, 16, 24)
-    assert again, "ResBlocks went through checkpoints"
-    assert tight.losses == plain.losses
-    assert torch.equal(tight.scale, plain.scale) and torch.equal(tight.shift, plain.shift)
+        found = []
+        for each in Checkpoints:
+            monkeypatch.setattr(memory.Estimate, "choose", lambda self, free, each=each: each)
+            found.append(learn(model, 16, 24))
+    for tight in found[1:]:
+        assert tight.losses == found[0].losses
+        assert torch.equal(tight.scale, found[0].scale)
+        assert torch.equal(tight.shift, found[0].shift)
 
 
 def test_memory_that_does_not_suffice_is_an_error_with_the_numbers_and_the_remedies() -> None:
-    estimate = memory.Estimate(whole=8 * GIB, checkpointed=5 * GIB)
-    assert estimate.choose(9 * GIB) is False
-    assert estimate.choose(6 * GIB) is True
+    estimate = memory.Estimate((8 * GIB, 7 * GIB, 5 * GIB))
+    assert estimate.choose(9 * GIB) == estimate.choose(8 * GIB) == Checkpoints.OFF
+    assert estimate.choose(8 * GIB - 1) == estimate.choose(7 * GIB) == Checkpoints.RESBLOCKS
+    assert estimate.choose(7 * GIB - 1) == estimate.choose(5 * GIB) == Checkpoints.TRANSFORMERS
     with pytest.raises(MemoryError, match="about 5.0 GiB beside the model, and 3.0 GiB are free; "
                        "use a smaller picture, close other programs, or run"):
         estimate.choose(3 * GIB)
@@ -117,26 +156,101 @@ def test_memory_that_does_not_suffice_is_an_error_with_the_numbers_and_the_remed
         replace(estimate, maps=True).choose(3 * GIB)
 
 
+def reported(caplog: pytest.LogCaptureFixture) -> str:
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("learning:")]
+    return line
+
+
 def test_one_line_of_the_log_has_the_estimate_the_choice_and_the_peak(
     caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "stylediffusion"), torch.inference_mode():
         learn(golden.reloadable_unet(), 16, 16)
-    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("learning:")]
-    numbers = re.fullmatch(
-        r"learning: ([\d.]+) GiB estimated beside the model \(([\d.]+) with checkpoints\), "
-        r"([\d.]+) GiB free, checkpoints off, peak of the process ([\d.]+) GiB", line)
-    assert numbers, line
-    whole, light, free, peak = map(float, numbers.groups())
-    assert 0 < light <= whole < peak < 100 and whole < free
+    assert re.fullmatch(
+        r"learning: 0\.0\d GiB estimated beside the model \(0\.0\d or 0\.0\d with checkpoints\), "
+        r"[\d.]+ GiB free, checkpoints off, peak of the (process|run) [\d.]+ GiB",
+        reported(caplog)), reported(caplog)
 
 
-def test_a_second_copy_that_does_not_fit_is_an_error_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch
+def test_on_a_gpu_the_peak_is_this_runs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: 1000)
-    with pytest.raises(MemoryError, match="second copy of the model, 0.0 GiB, and 0.0 GiB are f"):
-        memory.require_room_for_copy(golden.reloadable_unet())
+    gpu, most = torch.device("cuda"), {"bytes": 20 * GIB}
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda device: most.update(bytes=7 * GIB))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most["bytes"])
+    memory.begin_peak(gpu)
+    room = memory.Room(
+        memory.Estimate((5 * GIB, 4 * GIB, GIB // 2)), 2 * GIB, Checkpoints.TRANSFORMERS)
+    with caplog.at_level("INFO", "stylediffusion"):
+        memory.report(room, gpu)
+    assert reported(caplog) == (
+        "learning: 5.00 GiB estimated beside the model (4.00 or 0.50 with checkpoints), 2.0 GiB "
+        "free, checkpoints on for ResBlocks and transformer blocks, peak of the run 7.00 GiB")
+
+
+def test_on_a_cpu_the_peak_is_the_processes() -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("this system has no /proc to compare with")
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
+    memory.begin_peak(torch.device("cpu"))
+    found = memory.peak_bytes(torch.device("cpu"))
+    assert found == pytest.approx(1024 * int(kib), rel=0.02)
+
+
+class Loaded:
+    """Of a MODEL only what loading it asks."""
+
+    def __init__(self, device: str, loaded: int = 0) -> None:
+        self.load_device, self.loaded = torch.device(device), loaded
+
+    def model_size(self) -> int:
+        return 3 * GIB
+
+    def loaded_size(self) -> int:
+        return self.loaded
+
+
+@pytest.mark.parametrize(("device", "free", "total", "error"), [
+    ("cpu", 3 * GIB - 1, 64 * GIB, "second copy of the model, 3.0 GiB, and 3.0 GiB are free"),
+    ("cpu", 2 * GIB, 64 * GIB, "second copy of the model, 3.0 GiB, and 2.0 GiB are free"),
+    ("cpu", 3 * GIB, 3 * GIB, None),
+    ("cuda", GIB, 2 * GIB, "all 3.0 GiB of the model's weights on the GPU, and it has 2.0 GiB"),
+    ("cuda", GIB, 3 * GIB, None),
+])
+def test_a_second_copy_that_does_not_fit_is_an_error_before_anything_starts(
+    device: str, free: int, total: int, error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: free)
+    monkeypatch.setattr("comfy.model_management.get_total_memory", lambda *_: total)
+    model: Any = Loaded(device)
+    if error is None:
+        memory.require_room_for_copy(model)
+    else:
+        with pytest.raises(MemoryError, match=error):
+            memory.require_room_for_copy(model)
+
+
+@pytest.mark.parametrize(("before", "asked", "chosen"), [
+    (8 * GIB, False, Checkpoints.OFF), (8 * GIB - 1, True, Checkpoints.RESBLOCKS)])
+def test_the_host_puts_other_models_aside_only_where_memory_is_short(
+    before: int, asked: bool, chosen: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, calls = [before], []
+
+    def load(models: Any, **how: Any) -> None:
+        calls.append((models, how))
+        free[0] = 7 * GIB
+
+    monkeypatch.setattr("comfy.model_management.load_models_gpu", load)
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: free[0])
+    model, other = Loaded("cuda"), Loaded("cuda")
+    estimate = memory.Estimate((8 * GIB, 6 * GIB, 5 * GIB))
+    room = memory.make_room(*[model, [other]], estimate)
+    how = {"memory_required": 8 * GIB, "force_full_load": True}
+    assert calls == ([([model, other], how)] if asked else [])
+    assert (room.checkpoints, room.free, room.estimate) == (chosen, free[0], estimate)
 
 
 def test_nothing_but_the_value_embedding_collects_gradients(
@@ -152,19 +266,6 @@ def test_nothing_but_the_value_embedding_collects_gradients(
     (copied,) = clones
     for weight in (*model.model.parameters(), *copied.model.parameters()):
         assert weight.grad is None and not weight.requires_grad
-
-
-class Loaded:
-    """Of a MODEL only what loading it asks."""
-
-    def __init__(self, device: str, loaded: int) -> None:
-        self.load_device, self.loaded = torch.device(device), loaded
-
-    def model_size(self) -> int:
-        return 3 * GIB
-
-    def loaded_size(self) -> int:
-        return self.loaded
 
 
 @pytest.mark.parametrize(("device", "loaded", "asked"), [
