@@ -1,0 +1,59 @@
+"""Models that see an image beside the latent: inpainting checkpoints and InstructPix2Pix."""
+
+from typing import Any
+
+import pytest
+import torch
+from stylediffusion_pack.stylediffusion import artifacts, learning, schedule
+from stylediffusion_pack.stylediffusion.host import inverting, memory, sampling
+from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+
+from tests import families, golden
+from tests.edits import BASE, EDITS, control_of
+
+STEPS, GUIDANCE = 3, 3.0
+
+
+def invert(model: Any, family: str) -> artifacts.Trajectory:
+    generator = torch.Generator().manual_seed(14)
+    samples = 0.5 * torch.randn(1, 4, 24, 32, generator=generator)
+    source, negative = families.prompts(family, 2)
+    levels = schedule.make_levels(STEPS, training_alphas(model))
+    found = inverting.run_inversion(model, inverting.to_host(model, samples), source, levels)
+    assert found.latents is not None
+    return artifacts.Trajectory(
+        found.latents, levels, "", "", source, negative, found.layers, fingerprint(model))
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "exact"])
+@pytest.mark.parametrize("family", families.SEES_IMAGES)
+def test_it_inverts_learns_and_brings_the_picture_back(
+    family: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimates: list[memory.Estimate] = []
+    make_room = memory.make_room
+    monkeypatch.setattr(memory, "make_room", lambda model, others, estimate: (
+        estimates.append(estimate), make_room(model, others, estimate))[1])
+    with torch.inference_mode():
+        model = families.load(family)
+        assert model.model.diffusion_model.in_channels == {"inpainting": 9, "ip2p": 8}[family]
+        trajectory = invert(model, family)
+        settings = learning.LearningSettings(
+            guidance=GUIDANCE, inner_steps=12, learning_rate=0.05)
+        embedding = host_learning.learn_value_embedding(
+            model, trajectory, None, None, host_learning.LearningWishes(settings, fast))
+        wanted = inverting.to_host(model, trajectory.latents[:1])
+        plain, learnt = (golden.relative(
+            sampling.sample_edits(model, trajectory, e, None, GUIDANCE)["samples"], wanted)
+            for e in (None, embedding))
+        edit = control_of(EDITS["replace"], BASE)
+        both = sampling.sample_edits(model, trajectory, embedding, edit, GUIDANCE)["samples"]
+    assert learnt < 0.8 * plain
+    for step in range(STEPS):
+        losses = [loss.latent for loss in embedding.losses if loss.step == step]
+        assert min(losses) < losses[0]
+    assert golden.relative(both[:1], wanted) < 0.8 * plain and len(both) == 2
+    assert golden.relative(both[1:], both[:1]) > 0.05, "the edit is another picture"
+    (estimate,) = estimates
+    assert estimate.maps != fast and min(estimate.needed) > 0
