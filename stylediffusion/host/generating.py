@@ -16,8 +16,8 @@ from ..artifacts import Trajectory
 from ..schedule import k_to_vp, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
+from .given import MODEL_OVERFLOW, require_text
 from .inverting import require_unet, to_host
-from .latents import MODEL_OVERFLOW
 from .model import ModelPatcher, fingerprint, training_alphas
 
 
@@ -43,6 +43,8 @@ def generate(
     and FloatingPointError, naming the step, when a latent is no longer finite.
     """
     require_unet(model)
+    require_text(wishes.prompt, "prompt")
+    require_text(wishes.negative_prompt, "negative_prompt")
     if not wishes.prompt.strip():
         raise ValueError(
             "the prompt is empty; describe the picture to paint, since its words are what can be "

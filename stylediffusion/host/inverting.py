@@ -20,7 +20,7 @@ from ..schedule import Levels, make_levels, vp_to_k
 from . import text
 from .attention import LayerFinder, with_patch
 from .control_nets import under
-from .latents import VAE_OVERFLOW, require_given, samples_of
+from .given import VAE_OVERFLOW, require_given, require_text, samples_of
 from .model import ModelPatcher, fingerprint, training_alphas
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
@@ -121,6 +121,8 @@ def invert_latent(
     require_unet(model)
     samples = require_one_image(latent)
     require_own_latent(model, samples)
+    require_text(prompt, "prompt")
+    require_text(negative_prompt, "negative_prompt")
     if not prompt.strip():
         raise ValueError(
             "the prompt is empty; describe the picture in a few words, since its words are what "

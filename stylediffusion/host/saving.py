@@ -16,24 +16,29 @@ from ..artifacts import Trajectory, ValueEmbedding, require_own_embedding
 from ..quoting import quoted
 from ..writing import remove_stale_parts
 from .control_nets import control_net_of
+from .given import require_given, require_text
 
 ENDING = ".inversion.safetensors"
 FOLDERS = {
     "output": folder_paths.get_output_directory,
     "input": folder_paths.get_input_directory,
 }
-OWNER = "ComfyUI may not write there; give it the right to, or write another folder"
+ELSEWHERE = "write another folder in filename_prefix"
+OWNER = f"ComfyUI may not write there; give it the right to, or {ELSEWHERE}"
 FULL = "the disk is full; free some space"
-BLOCKED = "a file stands where a folder would; write another folder, or move that file away"
+BLOCKED = f"a file, or a link to nothing, stands in a folder's place; move it away, or {ELSEWHERE}"
+NAME = "write another name in filename_prefix"
 REMEDIES = {
     errno.EACCES: OWNER, errno.EPERM: OWNER, errno.EROFS: OWNER,
-    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: "the disk takes no file of this size",
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL,
+    errno.EFBIG: f"the disk takes no file of this size; {ELSEWHERE}",
     errno.ENOTDIR: BLOCKED, errno.EEXIST: BLOCKED,
-    errno.EISDIR: "a folder stands where the file would; write another name",
-    errno.ENAMETOOLONG: "the name is too long; write a shorter one",
-    errno.ELOOP: "links lead in a circle there; write another folder",
-    errno.EINVAL: "the disk does not take such a name; leave out characters like : and ?",
+    errno.EISDIR: f"a folder stands in the file's place; {NAME}",
+    errno.ENAMETOOLONG: "the name is too long; write a shorter one in filename_prefix",
+    errno.ELOOP: f"links lead in a circle there; {ELSEWHERE}",
+    errno.EINVAL: f"the disk takes no such name, as with : or ? on Windows; {NAME}",
 }
+LONGEST_SHOWN = 200
 
 
 def save_inversion(
@@ -44,11 +49,9 @@ def save_inversion(
     Raises ValueError where the embedding is another trajectory's, under a ControlNet, for numbers
     that are not finite, and where the disk or the name does not allow it.
     """
-    if trajectory is None:
-        raise ValueError(
-            "the trajectory is None: the node connected there gave nothing; connect DDIM Invert, "
-            "and see that it is neither muted nor bypassed"
-        )
+    require_given(trajectory, "trajectory", "DDIM Invert")
+    require_text(filename_prefix, "filename_prefix")
+    assert trajectory is not None
     if control_net_of(trajectory.positive) is not None:
         raise ValueError(
             "the picture was inverted under a ControlNet, which a file does not hold, and without "
@@ -57,11 +60,6 @@ def save_inversion(
         )
     if embedding is not None:
         require_own_embedding(trajectory, embedding)
-    if not _is_text(filename_prefix) or "\0" in filename_prefix:
-        raise ValueError(
-            f"filename_prefix is {quoted(filename_prefix)!r}, which holds what no file name can; "
-            "type it anew"
-        )
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory())
@@ -74,10 +72,12 @@ def save_inversion(
 
 
 def _not_saved(error: OSError, filename_prefix: str) -> str:
-    place = os.path.join(folder_paths.get_output_directory(), filename_prefix)
-    remedy = REMEDIES.get(error.errno or 0, "write another folder or name")
-    return (f"the inversion was not saved as '{quoted(place)}' ({error.strerror or error}): "
-            f"{remedy} in filename_prefix, and run again")
+    place = quoted(os.path.join(folder_paths.get_output_directory(), filename_prefix))
+    if len(place) > LONGEST_SHOWN:
+        place = place[:LONGEST_SHOWN] + "..."
+    remedy = REMEDIES.get(error.errno or 0, ELSEWHERE)
+    return (f"the inversion was not saved as '{place}' ({error.strerror or error}): {remedy}, and "
+            "run again")
 
 
 def saved_inversions() -> list[str]:

@@ -21,9 +21,9 @@ from ..schedule import vp_to_k
 from ..words import bare, listed, nearest
 from . import text
 from .attention import with_replacements
+from .given import MODEL_OVERFLOW, decoded, pictures_of, require_given, samples_of
 from .heat import PromptHeat
 from .inverting import to_host
-from .latents import MODEL_OVERFLOW, decoded, pictures_of, require_given, samples_of
 from .model import ModelPatcher, require_compatible, warn_if_other
 from .sampling import sample_edits
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..quoting import quoted
+
 VAE_OVERFLOW = "the VAE overflowed; start ComfyUI with --fp32-vae, or load another VAE"
 MODEL_OVERFLOW = "the model overflowed; start ComfyUI with --bf16-unet or --fp32-unet"
 
@@ -20,6 +22,21 @@ def require_given(value: Any, name: str, source: str) -> None:
         )
 
 
+def require_text(text: str | None, name: str) -> None:
+    """Raise ValueError for None and for text that neither a tokenizer nor a file name takes.
+
+    That is text with half of a character in it, or with a NUL.
+    """
+    require_given(text, name, "a text")
+    assert text is not None
+    if quoted(text) != text or "\0" in text:
+        shown = quoted(text).replace("\0", "\\0")
+        raise ValueError(
+            f"{name} is '{shown}', which holds a broken character, shown with a backslash here; "
+            "type it anew"
+        )
+
+
 def samples_of(latent: dict[str, Any] | None, source: str, overflow: str) -> Tensor:
     """The samples [n, C, h, w] of a LATENT, n and all sizes at least 1, every number finite.
 
@@ -30,7 +47,9 @@ def samples_of(latent: dict[str, Any] | None, source: str, overflow: str) -> Ten
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor):
         raise ValueError(
-            f"the latent holds no picture, but {type(samples).__name__}; connect {source}")
+            f"the latent has no picture in it: its samples are {type(samples).__name__}; connect "
+            f"{source}"
+        )
     shape = tuple(samples.shape)
     if len(shape) != 4:
         raise ValueError(
