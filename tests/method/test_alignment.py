@@ -113,6 +113,23 @@ def test_words_are_found_without_case_and_punctuation() -> None:
     assert found.positions("tiger") == ()
 
 
+@pytest.mark.parametrize(("wanted", "positions"), [
+    ("red", (1,)), ("red cats", (1, 2, 3, 4, 5)), ("cats", (2, 3, 4, 5)), ("dog", (6,)),
+    ("dog's", (6, 7)), ("&", (8,)), ("!", ()), ("cat", ()),
+])
+def test_a_whole_word_has_its_punctuation_and_a_part_of_one_only_its_own(
+    wanted: str, positions: tuple[int, ...]
+) -> None:
+    def spelled(text: str, *owners: int) -> alignment.Word:
+        return alignment.Word(
+            text, tuple(dict.fromkeys(owners)), tuple((owner,) for owner in owners))
+
+    words = (spelled("red", 1, 1, 1), spelled('"cats",', 2, 3, 3, 3, 3, 4, 5),
+             spelled("Dog's", 6, 6, 6, 7, 7), spelled("&", 8))
+    prompt = alignment.TokenizedPrompt("red \"cats\", Dog's &", tuple(range(77)), words)
+    assert prompt.positions(wanted) == positions
+
+
 def chunks(*counts: int) -> alignment.TokenizedPrompt:
     """A prompt of so many different words of one token in each of its chunks."""
     ids, words = [], []

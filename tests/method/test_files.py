@@ -113,6 +113,22 @@ def rewritten(path: Path, **changes: Any) -> Path:
     return path
 
 
+def alphas(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("change", [
+    {"tensors": {"trajectory.timesteps": torch.tensor([0, 3, 999])}},
+    {"tensors": {"trajectory.alphas_cumprod": alphas(0.9999, 0.5, 0.4999, 1e-6)}},
+    {"tensors": {"positive.0": torch.zeros(1, 154, 8)}},
+    {"tensors": {"embedding.losses": torch.zeros(0, 4).double()}},
+    {"content": {"layers": []}}, {"content": {"layers": [["input", 0, 0, 1, 1]]}},
+])
+def test_what_just_fits_is_read(saved: Path, change: dict[str, Any]) -> None:
+    back, learnt = files.load(rewritten(saved, **change))
+    assert back.steps == STEPS and learnt is not None
+
+
 def test_a_later_format_is_refused_with_its_version(saved: Path) -> None:
     with pytest.raises(files.FileError, match="format version 2, but .* reads 1; update the pack"):
         files.load(rewritten(saved, metadata={"version": "2"}))
@@ -125,10 +141,29 @@ def test_a_later_format_is_refused_with_its_version(saved: Path) -> None:
     ({"tensors": {"trajectory.latents": torch.full((4, 4, 8, 8), torch.nan)}}, "not finite"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([5, 3, 9])}}, "do not ascend"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([1, 3, 1000])}}, "do not ascend"),
+    ({"tensors": {"trajectory.timesteps": torch.tensor([-1, 3, 9])}}, "do not ascend"),
+    ({"tensors": {"trajectory.timesteps": torch.tensor([1, 3, 3])}}, "do not ascend"),
     ({"tensors": {"trajectory.alphas_cumprod": torch.ones(4).double()}}, "noise levels"),
+    ({"tensors": {"trajectory.alphas_cumprod": alphas(0.9, 0.5, 0.5, 0.1)}}, "noise levels"),
+    ({"tensors": {"trajectory.alphas_cumprod": alphas(0.9, 0.5, 0.6, 0.1)}}, "noise levels"),
+    ({"tensors": {"trajectory.alphas_cumprod": alphas(0.9, 0.5, 0.1, 0.0)}}, "noise levels"),
+    ({"tensors": {"trajectory.alphas_cumprod": alphas(1.0, 0.5, 0.2, 0.1)}}, "noise levels"),
+    ({"tensors": {"trajectory.alphas_cumprod": alphas(0.9, 0.5, 0.1)}}, r"shape \(3,\)"),
     ({"tensors": {"embedding.scale": torch.zeros(3, 77, 9)}}, r"shape \(3, 77, 9\)"),
+    ({"tensors": {"embedding.scale": torch.zeros(2, 77, 8)}}, r"scale has shape \(2, 77, 8\)"),
+    ({"tensors": {"embedding.shift": torch.zeros(4, 77, 8)}}, r"shift has shape \(4, 77, 8\)"),
+    ({"tensors": {"embedding.shift": torch.zeros(3, 154, 8)}}, r"shape \(3, 154, 8\)"),
+    ({"tensors": {"embedding.losses": torch.zeros(2, 3).double()}}, r"losses has shape \(2, 3\)"),
+    ({"tensors": {"embedding.losses": torch.zeros(2, 4)}}, "losses is torch.float32"),
     ({"tensors": {"positive.0": torch.zeros(1, 5, 8)}}, "5 tokens"),
+    ({"tensors": {"positive.0": torch.zeros(1, 0, 8)}}, "0 tokens"),
+    ({"tensors": {"negative.0": torch.zeros(1, 78, 8)}}, "78 tokens"),
+    ({"tensors": {"negative.0": torch.zeros(2, 77, 8)}}, r"shape \(2, 77, 8\)"),
     ({"content": {"layers": [["input", "4", 0, 1, 1]]}}, "'4' is no number"),
+    ({"content": {"layers": [["input", -1, 0, 4, 6]]}}, "-1 is no number"),
+    ({"content": {"layers": [["input", True, 0, 4, 6]]}}, "True is no number"),
+    ({"content": {"layers": [["input", 4.0, 0, 4, 6]]}}, "4.0 is no number"),
+    ({"content": {"layers": [["input", 4, 0, 0, 6]]}}, "a layer without cells"),
     ({"content": {"layers": [["input", 4]]}}, "missing"),
     ({"content": {"prompt": {"$type": "os.system"}}}, "no text"),
     ({"content": {"positive": []}}, "no positive conditioning"),
@@ -149,5 +184,18 @@ def test_a_file_changed_by_hand_is_refused_by_what_is_wrong(
 def test_conditioning_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
     own = replace(trajectory(), positive=[(torch.zeros(1, 77, 8), {"control": object()})])
     with pytest.raises(files.FileError, match="positive conditioning holds 'control', a object"):
+        files.save(tmp_path / "cat.safetensors", own, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "value", "kind"), [
+    ("control", "x", "str"), ("hooks", None, "NoneType"), ("area", torch.zeros(4), "Tensor"),
+    ("width", object(), "object"), ("pooled_output", [1.0], "list"),
+])
+def test_what_no_prompt_has_beside_it_and_what_no_file_holds_cannot_be_saved(
+    tmp_path: Path, name: str, value: Any, kind: str
+) -> None:
+    own = replace(trajectory(), negative=[(torch.zeros(1, 77, 8), {name: value})])
+    with pytest.raises(files.FileError, match=f"the negative .* holds '{name}', a {kind}, which"):
         files.save(tmp_path / "cat.safetensors", own, None)
     assert not list(tmp_path.iterdir())
