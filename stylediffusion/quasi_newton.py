@@ -49,15 +49,18 @@ class Curvature:
         change = gradient - self.gradient
         pairs = torch.cat((self.pairs[:, 1:], torch.stack((step, change))[:, None]), 1)
         found = self._products(pairs, torch.stack((gradient, step, change), 1))
-        if not math.isfinite(found[-1, 0]):
-            return False
-        if not found[2 * PAIRS - 1, 1] > 1e-10 * found[PAIRS - 1, 1]:
+        square, crossed, length = (
+            float(found[row, column]) for row, column in ((-1, 0), (2 * PAIRS - 1, 1),
+                                                          (PAIRS - 1, 1)))
+        if math.isfinite(square) and not crossed > 1e-10 * length:
             return self.see(gradient)
+        if not self._take(gradient, found[:, 0]):
+            return False
         grams = self.grams.roll((-1, -1), (1, 2))
         grams[0, -1], grams[0, :, -1] = found[PAIRS:-1, 1], found[:PAIRS, 2]
         grams[1, -1] = grams[1, :, -1] = found[PAIRS:-1, 2]
         self.pairs, self.grams = pairs, grams
-        return self._take(gradient, found[:, 0])
+        return True
 
     def _products(self, pairs: Tensor, vectors: Tensor) -> Tensor:
         """Of all steps, all changes and the first vector with every vector [n, v]: [81, v]."""
@@ -77,7 +80,7 @@ class Curvature:
         (Byrd, Nocedal and Schnabel 1994, eq. 3.1): H g = r g + S^T a - r Y^T w, where w = R^-1 S g
         and a = R^-T ((D + r Y Y^T) w - r Y g).
         """
-        count = int((self.grams[0].diagonal() > 0).sum())
+        count = sum(crossed > 0 for crossed in self.grams[0].diagonal().tolist())
         if not count:
             return self.gradient * (-loss / self.square), -loss
         crossed, changes = self.grams[:, -count:, -count:]

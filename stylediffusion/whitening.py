@@ -19,8 +19,11 @@ TOKEN_DAMPING, CHANNEL_DAMPING = 1e-2, 1e-3
 
 
 def inverse_root(gram: Tensor, damping: float) -> Tensor:
-    """(G + damping * mean eigenvalue)^(-1/2) of a symmetric G [n, n], at mean eigenvalue 1."""
-    gram = gram.double().cpu()
+    """(G + damping * mean eigenvalue)^(-1/2) of a symmetric G [n, n], at mean eigenvalue 1.
+
+    In fp64, where G lies if that is a CUDA device, else on the CPU: others have none.
+    """
+    gram = (gram if gram.device.type == "cuda" else gram.cpu()).double()
     gram = gram / gram.diagonal().mean()
     values, vectors = torch.linalg.eigh(gram)
     root = (values.clamp(min=0) + damping).rsqrt()

@@ -34,7 +34,7 @@ from .model import (
     warn_if_guided_otherwise,
     warn_if_other,
 )
-from .resuming import RestingPlace, resting_place
+from .resuming import RestingPlace, RunWriter, resting_place
 from .unet import HostLearningModel
 from .vision import image_tokens
 
@@ -119,7 +119,7 @@ class HostWatch(Watch):
         self, model: ModelPatcher, trajectory: Trajectory, wishes: LearningWishes,
         place: RestingPlace,
     ) -> None:
-        self.levels, self.place = trajectory.levels, place
+        self.levels, self.place, self.writer = trajectory.levels, place, RunWriter(place)
         self.counts = [wishes.settings.most_evaluations(i, trajectory.steps, wishes.fast)
                        for i in range(trajectory.steps)]
         self.total = sum(self.counts)
@@ -152,7 +152,7 @@ class HostWatch(Watch):
 
     def keep(self, learnt: Learnt) -> None:
         """What a later run would go on from."""
-        self.place.keep(learnt, self.model.first)
+        self.writer.keep(learnt, self.model.first)
 
 
 def learn_value_embedding(
@@ -192,20 +192,25 @@ def _learn_embedding(
 ) -> ValueEmbedding:
     """A run that was stopped goes on after its last finished step when it is asked for again."""
     require_compatible(model, trajectory)
-    warn_if_other(model, trajectory.fingerprint, "the trajectory")
+    own = fingerprint(model)
+    warn_if_other(model, trajectory.fingerprint, "the trajectory", own)
     warn_if_guided_otherwise(model)
-    place = resting_place(trajectory, tokens, fingerprint(model), wishes)
+    place = resting_place(trajectory, tokens, own, wishes)
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):
         clone = differentiable_clone(model)
         watch = HostWatch(model, trajectory, wishes, place)
         sampler = LearningSampler(clone, trajectory, tokens, wishes, watch)
-        _run(clone, trajectory, sampler)
+        try:
+            _run(clone, trajectory, sampler)
+        except BaseException:
+            watch.writer.finish()
+            raise
     assert sampler.learnt is not None
-    place.clear()
+    watch.writer.clear()
     return ValueEmbedding(
         sampler.learnt.scale, sampler.learnt.shift, wishes.settings.guidance, trajectory.prompt,
-        fingerprint(model), tuple(sampler.learnt.losses), wishes.kind,
+        own, tuple(sampler.learnt.losses), wishes.kind,
     )
 
 
@@ -218,17 +223,21 @@ def _run(model: ModelPatcher, trajectory: Trajectory, sampler: LearningSampler) 
     guider = comfy.samplers.CFGGuider(model)
     positive, negative = _normal(trajectory.positive), _normal(trajectory.negative)
     control_net = control_net_of(positive)
-    if control_net is not None:
-        frozen = FrozenControlNet(control_net)
+    frozen = None if control_net is None else FrozenControlNet(control_net)
+    if frozen is not None:
         positive, negative = under(frozen, positive), under(frozen, negative)
         guider.model_options = with_copied_skips(guider.model_options)
     guider.set_conds(positive, negative)
     start = trajectory.noise.clone()
-    with torch.no_grad():
-        guider.sample(
-            torch.zeros_like(start), start, sampler,
-            trajectory.levels.sigmas.to(torch.float32), disable_pbar=True,
-        )
+    try:
+        with torch.no_grad():
+            guider.sample(
+                torch.zeros_like(start), start, sampler,
+                trajectory.levels.sigmas.to(torch.float32), disable_pbar=True,
+            )
+    finally:
+        if frozen is not None:
+            frozen.forget()
 
 
 def _normal(conditioning: Conditioning) -> Conditioning:

@@ -17,6 +17,8 @@ from . import memory
 from .attention import (
     CONDITIONAL,
     HEARD_BY,
+    AttentionPatch,
+    ExtraOptions,
     MapRecorder,
     prompt_patch,
     value_patch,
@@ -27,6 +29,22 @@ from .attention import (
 from .checkpoints import Checkpoints, with_checkpoints
 from .foreign import fit_for_autograd, with_writes_in_place
 from .whitening import TokenGram, channel_gram
+
+
+def heard_once(patch: AttentionPatch) -> AttentionPatch:
+    """An attn2_patch of values alone, whose result is given again for the very same tensor."""
+    value_seen: Tensor | None = None
+    heard = torch.empty(0)
+
+    def run(
+        n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal value_seen, heard
+        if value is not value_seen:
+            value_seen, (_, _, heard) = value, patch(n, context, value, extra)
+        return n, context, heard
+
+    return run
 
 
 class HostLearningModel:
@@ -49,7 +67,9 @@ class HostLearningModel:
         self.options = with_differentiable_attention(
             with_writes_in_place(guider.model_patcher, model_options))
         self.fit = fit_for_autograd(guider.model_patcher)
-        self.levels, self.sigmas, self.layers = levels, sigmas, layers
+        self.levels, self.layers = levels, layers
+        self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
+        self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def fixed(self, latent: Tensor, level: int) -> Tensor:
         """eps under the prompt that hears nothing of what is learnt."""
@@ -106,7 +126,7 @@ class HostLearningModel:
         comfy.model_management.throw_exception_if_processing_interrupted()
         recorder = MapRecorder()
         if scale is not None and shift is not None:
-            patch = value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
+            patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
                 prompt_patch(self.kind, scale[None], shift[None])
             options = with_patch(options, "attn2_patch", patch)
         if maps:
@@ -114,14 +134,25 @@ class HostLearningModel:
         options = with_checkpoints(options, self.checkpoints, recorder, self.fit)
         return self._noise(latent, level, self.branch, options), recorder.maps
 
+    def _value_patch(self, scale: Tensor, shift: Tensor) -> AttentionPatch:
+        """c * s + b, computed once for all layers that hear the same; but a block that is computed
+        again must compute what it did before."""
+        patch = value_patch(scale, shift)
+        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else heard_once(patch)
+
     def _noise(
         self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
     ) -> Tensor:
-        sigma = self.sigmas[level]
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
-        x = vp_to_k(latent, float(sigma))
+        x, timestep = self._input(latent, level)
         with self.fit:
-            found = comfy.samplers.calc_cond_batch(
-                self.model, conds, x, sigma.expand(len(x)), options)
-        noise: Tensor = (x - found[branch]) / float(sigma)
+            found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
+        noise: Tensor = (x - found[branch]) / self.sigma[level]
         return noise
+
+    def _input(self, latent: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """(k-diffusion latent, sigma [1]), the very same tensors as long as both stay the same."""
+        if self._seen is None or self._seen[0] is not latent or self._seen[1] != level:
+            self._seen = (latent, level, vp_to_k(latent, self.sigma[level]),
+                          self.sigmas[level].expand(len(latent)))
+        return self._seen[2:]

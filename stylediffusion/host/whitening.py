@@ -27,7 +27,7 @@ class TokenGram:
     """
 
     def __init__(self) -> None:
-        self.gram = torch.zeros(CHUNK_TOKENS, CHUNK_TOKENS)
+        self.gram = torch.zeros(())
 
     def replacement(self, layer: AttentionLayer) -> AttentionReplacement:
         """The attention of one layer as it is, seen on the way; layers count alike."""
@@ -39,7 +39,7 @@ class TokenGram:
                     found = found.unflatten(-1, (-1, CHUNK_TOKENS)).sum(-2)
                     found = found.reshape(-1, CHUNK_TOKENS)
                     gram = found.T @ found
-                    self.gram += (gram / gram.trace()).cpu()
+                    self.gram = self.gram.to(gram.device) + gram / gram.trace()
             return fused_attention(q, k, v, extra)
 
         return attend
@@ -54,12 +54,12 @@ def channel_gram(diffusion_model: nn.Module, like: Tensor) -> Tensor:
     """
     width = like.shape[-1]
     unit = torch.eye(width, dtype=like.dtype, device=like.device)
-    gram = torch.zeros(width, width)
+    gram = torch.zeros(width, width, device=like.device)
     for block in diffusion_model.modules():
         if isinstance(block, BasicTransformerBlock) and block.attn2 is not None:
             layer: Any = block.attn2
             values = layer.to_v(unit)
             written = (layer.to_out(values) - layer.to_out(torch.zeros_like(values[:1]))).float()
             found = written @ written.T
-            gram += (found / found.trace()).cpu()
+            gram += found / found.trace()
     return gram

@@ -8,8 +8,10 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from stylediffusion_pack.stylediffusion import artifacts, learning
-from stylediffusion_pack.stylediffusion.host import inverting
+from stylediffusion_pack.stylediffusion.host import inverting, resuming
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.schedule import make_levels
@@ -138,3 +140,107 @@ def test_files_go_after_a_week(model: Any, trajectory: Any, user_folder: Path) -
         os.utime(path, (time.time() - days * 86400,) * 2)
     learn(model, trajectory, True)
     assert not old.exists() and young.exists()
+
+
+class Clock:
+    """Seconds that pass as told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_run_is_written_at_most_a_twentieth_of_the_time_and_whole_when_it_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, written = Clock(), []
+    monkeypatch.setattr(resuming.time, "monotonic", clock)
+
+    def slow(path: Path, learnt: learning.Learnt, *_: Any) -> None:
+        clock.now += 2.0
+        written.append(learnt.steps)
+
+    monkeypatch.setattr(resuming.unfinished, "save", slow)
+    writer = resuming.RunWriter(resuming.RestingPlace(tmp_path / "run", "k"))
+    for steps in range(1, 50):
+        clock.now += 3.0
+        table = torch.zeros(steps, 77, 8)
+        writer.keep(learning.Learnt(table, table, torch.zeros(1)), torch.zeros(1))
+    assert written == [1, 15, 29, 43], "14 steps of 3 seconds are the first to last 40"
+    writer.finish()
+    assert written == [1, 15, 29, 43, 49]
+    writer.finish()
+    assert written == [1, 15, 29, 43, 49], "nothing new is there"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_steps_that_were_not_written_are_not_lost_when_a_run_is_stopped(
+    fast: bool, model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn(model, trajectory, fast)
+    monkeypatch.setattr(resuming, "SPARING", 1e9)
+    before = host_learning.HostWatch.after_inner
+
+    def stopping(self: Any, loss: learning.InnerLoss) -> None:
+        before(self, loss)
+        if loss.step == 2 and loss.inner == 1:
+            raise ValueError("stopped in the middle of the third step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "after_inner", stopping)
+        with pytest.raises(ValueError, match="third step"):
+            learn(model, trajectory, fast)
+    evaluated: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "after_inner", lambda self, loss: (
+            evaluated.append(loss.step), before(self, loss))[1])
+        resumed = learn(model, trajectory, fast)
+    assert set(evaluated) == {2, 3}
+    assert resumed.scale.equal(whole.scale) and resumed.shift.equal(whole.shift)
+    assert not list(user_folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [
+    OSError("No space left on device"), SafetensorError("I/O error: no space left"),
+    PermissionError("read-only")], ids=repr)
+def test_a_folder_that_cannot_be_written_is_a_warning_once_a_run(
+    error: Exception, model: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(resuming.unfinished, "save", full)
+    for runs in (1, 2):
+        assert learn(model, trajectory, True).steps == STEPS
+        told = [r for r in caplog.records if "the unfinished run cannot be kept in" in r.message]
+        assert len(told) == runs and all(r.levelname == "WARNING" for r in told)
+    assert str(error) in told[0].message and "make the folder writable" in told[0].message
+
+
+def test_a_file_where_the_folder_should_be_is_a_warning_too(
+    model: Any, trajectory: Any, user_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    user_folder.write_text("not a folder")
+    assert learn(model, trajectory, True).steps == STEPS
+    assert caplog.text.count("the unfinished run cannot be kept in") == 1
+
+
+def test_a_file_of_an_earlier_form_is_begun_anew(
+    model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until now the pairs of L-BFGS lay there one by one."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            learn(model, trajectory, True)
+    (path,) = user_folder.iterdir()
+    tensors = load_file(path)
+    pairs, metadata = tensors.pop("solver.pairs"), {}
+    del tensors["solver.grams"], tensors["solver.loss_scale"]
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors |= {"solver.step.0": pairs[0, -1].clone(), "solver.change.0": pairs[1, -1].clone()}
+    save_file(tensors, path, metadata)
+    assert {loss.step for loss in learn(model, trajectory, True).losses} == set(range(STEPS))

@@ -59,3 +59,37 @@ def test_a_successor_is_a_copy_and_not_the_same() -> None:
     assert after is not made
     for own, copied in zip(made.parameters(), after.parameters(), strict=True):
         assert torch.equal(own, copied) and own is not copied
+
+
+START = {  # first and last element, and the sum, of torch's default initialisation from seed 3
+    "fit.weight": (-0.1431068, 0.0973566, 1.70341),
+    "conv_start.weight": (-0.1027975, 0.2985658, -14.07863),
+    "conv_start.bias": (-0.2504631, 0.135545, -3.91645),
+    "conv_block.0.0.weight": (-0.0804434, 0.0447011, 4.07271),
+    "conv_end.weight": (0.0387552, -0.0186256, -13.0242),
+    "conv_end.bias": (0.0448488, -0.0516482, 0.36968),
+}
+
+
+def test_the_start_of_a_seed_is_the_recorded_one() -> None:
+    made = mapping.make_mapping(torch.zeros(1, 77, 64), torch.zeros(1, 9, 48), 3, BOTH)
+    found = made.state_dict()
+    for name, (first, last, total) in START.items():
+        flat = found[name].flatten().double()
+        assert float(flat[0]) == pytest.approx(first, abs=1e-7), name
+        assert float(flat[-1]) == pytest.approx(last, abs=1e-7), name
+        assert float(flat.sum()) == pytest.approx(total, abs=1e-4), name
+
+
+def test_a_network_is_made_without_touching_anybodys_random_numbers(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.manual_seed would seed every GPU as well, and nothing would put that back."""
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda *_: pytest.fail("a GPU was seeded"))
+    monkeypatch.setattr(torch, "manual_seed", lambda *_: pytest.fail("everything was seeded"))
+    before = torch.random.get_rng_state()
+    mapping.make_mapping(torch.zeros(1, 77, 64), torch.zeros(1, 9, 48), 3, BOTH)
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -67,3 +67,46 @@ def test_for_one_layer_steepest_descent_sees_a_round_problem() -> None:
         return float(first.max() * second.max() / (first.min() * second.min()))
 
     assert spread(tokens, channels) < 10 < 1e3 < spread(torch.eye(77), torch.eye(WIDTH))
+
+
+def written_root(gram: torch.Tensor, damping: float) -> torch.Tensor:
+    """(G / mean eigenvalue + damping)^(-1/2), through the square root of an inverse."""
+    gram = gram.double() / (gram.double().trace() / len(gram))
+    inverse = torch.linalg.inv(gram + damping * torch.eye(len(gram)))
+    values, vectors = torch.linalg.eigh(inverse)
+    return vectors @ values.sqrt().diag() @ vectors.T
+
+
+def test_tokens_are_damped_by_their_own_damping_and_channels_by_theirs() -> None:
+    generator = torch.Generator().manual_seed(9)
+    context, point = (torch.randn(77, WIDTH, generator=generator) for _ in range(2))
+    tokens, channels = gram(10, 77), gram(11, WIDTH)
+    scale, shift = whitened_values(PLAIN, context, tokens, channels)(point)
+    wanted = written_root(tokens, 1e-2) @ point.double() @ written_root(channels, 1e-3)
+    assert not scale.any()
+    torch.testing.assert_close(shift - context, wanted.float(), rtol=2e-3, atol=2e-3)
+
+
+def test_where_there_is_no_fp64_the_root_is_taken_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CUDA device it stays there; a tensor that only says so is enough to see which."""
+    class Elsewhere(torch.Tensor):
+        place = "mps"
+
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device(self.place)
+
+    copied: list[str] = []
+    own = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (
+        copied.append(getattr(self, "place", "cpu")), own(self).as_subclass(torch.Tensor))[1])
+    given = gram(12, 5).as_subclass(Elsewhere)
+    found = inverse_root(given, 0.1)
+    assert set(copied) == {"mps"}
+    torch.testing.assert_close(found, inverse_root(gram(12, 5), 0.1))
+    Elsewhere.place = "cuda"
+    del copied[:]
+    inverse_root(given, 0.1)
+    assert not copied
