@@ -15,9 +15,12 @@ usage: python3 dev.py COMMAND [arguments]
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
-  bench learn|edit|start [--json FILE]
+  bench learn|edit|ops|start [--json FILE]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
-                        --only picks a part), or what the pack adds to the host's start
+                        --only picks a part), how many operations and host reads both launch
+                        (a minute), or what the pack adds to the host's start
+  bench mutants [--only MODULE]
+                        which small mistakes in the method no test would notice (hours)
   graphs                draw the example graphs of workflows/ and the blocks of subgraphs/ anew from
                         the node definitions
   locales               write the page's English texts (locales/en) anew from the node definitions
@@ -44,7 +47,7 @@ MODULES = {
 }
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")
-BENCHES = {"learn": "bench.learn", "edit": "bench.edit", "start": "bench.start"}
+BENCHES = {name: f"bench.{name}" for name in ("learn", "edit", "ops", "start", "mutants")}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 

@@ -1,4 +1,4 @@
-"""How many operations and host reads an edited step has beside a plain one: what a GPU waits for.
+"""How many operations and host reads editing and learning have beside the host alone.
 
     python -m bench.ops [--json FILE] [--only sd15|sdxl]
 
@@ -24,10 +24,11 @@ from stylediffusion.alignment import Alignment
 from stylediffusion.artifacts import Trajectory, ValueEmbedding
 from stylediffusion.control import TAUS, Control, Target, Window, WordMasks
 from stylediffusion.host import guider, inverting, sampling
+from stylediffusion.host.learning import LearningWishes, learn_value_embedding
 from stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion.schedule import make_levels
 
-from .operations import Count, by_step
+from .operations import Count, Operations, by_step, counted
 
 STEPS, TOKENS, WORD, GUIDANCE = 10, 77, 2, 7.5
 SHAPES = ("sd15", "sdxl")
@@ -115,13 +116,54 @@ def edit_counts(shape: str) -> dict[str, Any]:
     return found
 
 
+def learning_counts(shape: str) -> dict[str, float]:
+    """One evaluation of the fast preset, all set-up shared out, beside a forward and backward."""
+    with torch.no_grad():
+        subject = subjects.narrow(shape)
+    with torch.inference_mode():
+        trajectory = walked(subject)
+        with Operations() as seen:
+            learnt = learn_value_embedding(
+                subject.model, trajectory, None, None, LearningWishes())
+    evaluations = len(learnt.losses)
+    each, floor = seen.count / evaluations, forward_and_backward(subject, trajectory)
+    found = {"evaluations": evaluations, "floor": floor.operations,
+             "over_floor": round(each.operations / floor.operations, 3),
+             "reads": round(each.reads, 2)}
+    print(f"  {shape}, fast learning: {floor.operations:.0f} operations forward and backward; "
+          f"an evaluation {found['over_floor']:.3f} times that, {found['reads']:.2f} host reads, "
+          f"over {evaluations} evaluations with all set-up", flush=True)
+    return found
+
+
+def forward_and_backward(subject: subjects.Subject, trajectory: Trajectory) -> Count:
+    """The host's conditional forward pass, and the gradient of its mean square in the latent."""
+    counts: list[Count] = []
+
+    def on(model: Any, options: dict[str, Any], sigmas: Tensor) -> None:
+        def work() -> None:
+            with torch.enable_grad():
+                latent = subject.latent.clone().requires_grad_(True)
+                noise, _ = comfy.samplers.calc_cond_batch(
+                    model.inner_model, [model.conds["positive"], None], latent,
+                    sigmas[:1], options)
+                torch.autograd.grad(noise.square().mean(), latent)
+
+        counts.append(counted(work))
+
+    subject.model.model.requires_grad_(False)
+    subjects.on_stage(subject, trajectory.levels.sampling_sigmas(), on)
+    return counts[0]
+
+
 def main() -> None:
     """Count, print, and write what was asked for."""
     parser = argparse.ArgumentParser(prog="bench ops", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--only", choices=SHAPES, nargs="*")
     chosen = parser.parse_args(subjects.own_arguments)
-    numbers = {shape: edit_counts(shape) for shape in chosen.only or SHAPES}
+    numbers = {shape: {"edit": edit_counts(shape), "learning": learning_counts(shape)}
+               for shape in chosen.only or SHAPES}
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
