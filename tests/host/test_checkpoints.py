@@ -65,3 +65,53 @@ def test_each_level_of_checkpoints_runs_its_blocks_twice_and_sees_each_map_once(
     early = 1 if family == "sd15" else 2
     assert resblocks == [2 * once[0] - early, once[1], once[2]]
     assert both == [2 * once[0] - early, 2 * once[1], once[2]]
+
+
+def test_other_nodes_patches_see_the_same_layers_in_both_computations() -> None:
+    seen: list[Any] = []
+
+    def patch(n: Any, context: Any, value: Any, extra: dict[str, Any]) -> Any:
+        seen.append(tuple(str(extra.get(key)) for key in (
+            "block", "block_index", "transformer_index", "activations_shape", "original_shape",
+            "cond_or_uncond", "n_heads")))
+        return n, context, value
+
+    def work(model: HostLearningModel, latent: torch.Tensor) -> list[Any]:
+        passes = []
+        for each in Checkpoints:
+            model.checkpoints = each
+            seen.clear()
+            scale, shift = stage.values(latent)
+            noise, _ = model.hearing(latent, stage.LEVEL, scale, shift, False)
+            forward = list(seen)
+            seen.clear()
+            with torch.autograd.set_multithreading_enabled(False):
+                torch.autograd.grad(noise.sum(), [scale])
+            passes.append((forward, list(seen)))
+        return passes
+
+    with torch.inference_mode():
+        model = families.load("sdxl")
+        model.set_model_attn2_patch(patch)
+        (once, none), (resblocks, still_none), (both, again) = stage.with_learning_model(
+            model, "sdxl", SIZE, work)
+    assert len(once) == len(set(once)) == 2 + 3 + 3 + 3 + 3 + 2 + 2
+    assert once == resblocks == both and none == still_none == []
+    assert sorted(again) == sorted(once)
+
+
+def test_what_another_nodes_patch_holds_may_be_inference_tensors_in_both_computations() -> None:
+    def work(model: HostLearningModel, latent: torch.Tensor) -> list[Any]:
+        found = []
+        for each in Checkpoints:
+            model.checkpoints = each
+            found.append(stage.inner_step(model, latent, [])[1][0])
+        return found
+
+    with torch.inference_mode():
+        model, weight = families.load("sd15"), torch.full((1,), 1.1)
+        model.set_model_attn1_output_patch(lambda n, extra: n * weight.to(n))
+        assert weight.is_inference()
+        first, *others = stage.with_learning_model(model, "sd15", SIZE, work)
+    for other in others:
+        assert golden.relative(other, first) < 1e-5
