@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2"}
+COPIES = {"cpu", "tolist", "numpy"}
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach",
              "alias", "lift_fresh", "_unsafe_view", "set_"}
 
@@ -34,13 +37,36 @@ class Count:
         return Count(self.operations / by, self.reads / by)
 
 
-class Operations(TorchDispatchMode):
+class Operations:
     """While active, counts; `kinds` says how often each operation was seen."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.kinds: Counter[str] = Counter()
         self.reads = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Operations:
+        self._stack.enter_context(_Dispatched(self))
+        self._stack.enter_context(_Called(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def count(self) -> Count:
+        """What was seen so far."""
+        return Count(self.kinds.total(), self.reads)
+
+    def read(self, tensor: Any) -> None:
+        """Note a read; numbers in fp64 are coefficients that lie on the CPU everywhere."""
+        self.reads += tensor.dtype != torch.float64
+
+
+class _Dispatched(TorchDispatchMode):
+    def __init__(self, seen: Operations) -> None:
+        super().__init__()
+        self.seen = seen
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (),
@@ -48,16 +74,26 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         name = func._schema.name.split("::")[-1]
         if name in READS:
-            # Numbers in fp64 are coefficients that lie on the CPU everywhere.
-            self.reads += args[0].dtype != torch.float64
+            self.seen.read(args[0])
         elif name not in NO_KERNEL and not _is_view(func):
-            self.kinds[name] += 1
+            self.seen.kinds[name] += 1
         return func(*args, **(kwargs or {}))
 
-    @property
-    def count(self) -> Count:
-        """What was seen so far."""
-        return Count(self.kinds.total(), self.reads)
+
+class _Called(TorchFunctionMode):
+    """Sees copies to the CPU that are asked for, which on a CPU are no operation."""
+
+    def __init__(self, seen: Operations) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in COPIES:
+            self.seen.read(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _is_view(func: Any) -> bool:
