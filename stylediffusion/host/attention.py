@@ -14,6 +14,8 @@ import comfy.model_patcher
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from ..artifacts import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING, AttentionLayer
@@ -26,6 +28,17 @@ AttentionPatch = Callable[
 ]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 HEARD_BY = {VALUE_EMBEDDING: CONDITIONAL, TEXT_EMBEDDING: CONDITIONAL, NULL_TEXT: UNCONDITIONAL}
+
+
+def uncompiled(model_options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of model options that leaves out what TorchCompileModel has compiled.
+
+    Compiled code takes no notice of patches that come, go or change after it was compiled.
+    """
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    wrappers = options.get("transformer_options", {}).get("wrappers", {})
+    wrappers.get(WrappersMP.APPLY_MODEL, {}).pop(COMPILE_KEY, None)
+    return options
 
 
 def with_patch(

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..artifacts import Trajectory
 from ..schedule import k_to_vp, make_levels, vp_to_k
 from . import text
-from .attention import LayerFinder, with_patch
+from .attention import LayerFinder
 from .given import MODEL_OVERFLOW, require_text
-from .inverting import require_unet, to_host
+from .inverting import finding, require_unet, to_host
 from .model import ModelPatcher, fingerprint, training_alphas
 
 
@@ -58,14 +60,32 @@ def generate(
     positive, negative = (
         text.encode(clip, prompt) for prompt in (wishes.prompt, wishes.negative_prompt))
     guider, finder = comfy.samplers.CFGGuider(model), LayerFinder()
-    guider.model_options = with_patch(guider.model_options, "attn2_patch", finder.patch)
+    guider.model_options = with_layers_found(guider.model_options, finder)
     guider.set_conds(positive, negative)
     guider.set_cfg(wishes.guidance)
+    own = fingerprint(model)
     way, samples = painted(guider, noise, levels.sampling_sigmas())
     trajectory = Trajectory(
         way, levels, wishes.prompt, wishes.negative_prompt, positive, negative,
-        tuple(finder.found.values()), fingerprint(model))
+        tuple(finder.found.values()), own)
     return trajectory, {"samples": samples}
+
+
+def with_layers_found(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
+    """A copy of model options whose first step is seen by a finder; the others are as they were."""
+
+    def first_seen(
+        executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
+    ) -> Tensor:
+        if not finder.found:
+            model_options = finding(model_options, finder)
+        noise: Tensor = executor(x, timestep, model_options, seed)
+        return noise
+
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    add_wrapper_with_key(
+        WrappersMP.PREDICT_NOISE, "stylediffusion", first_seen, options, is_model_options=True)
+    return options
 
 
 def painted(

@@ -18,7 +18,7 @@ from ..artifacts import AttentionLayer, Conditioning, Trajectory
 from ..ddim import invert
 from ..schedule import Levels, make_levels, vp_to_k
 from . import text
-from .attention import LayerFinder, with_patch
+from .attention import LayerFinder, uncompiled, with_patch
 from .control_nets import under
 from .given import VAE_OVERFLOW, require_given, require_text, samples_of
 from .model import ModelPatcher, fingerprint, training_alphas
@@ -42,7 +42,7 @@ class InversionSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         """Called by the guider with the model ready; returns the k-diffusion latent at level N."""
         finder = LayerFinder()
-        probing = with_patch(extra_args["model_options"], "attn2_patch", finder.patch)
+        probing = finding(extra_args["model_options"], finder)
         plain = {**extra_args}
         shown: dict[str, Tensor] = {}
 
@@ -61,6 +61,11 @@ class InversionSampler(comfy.samplers.Sampler):
         self.latents = trajectory.to("cpu", torch.float32)
         self.layers = tuple(finder.found.values())
         return vp_to_k(trajectory[-1:], float(sigmas[-1]))
+
+
+def finding(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
+    """A copy of model options under which a finder sees every layer, even of a compiled model."""
+    return with_patch(uncompiled(model_options), "attn2_patch", finder.patch)
 
 
 def require_unet(model: ModelPatcher | None) -> None:
@@ -131,11 +136,12 @@ def invert_latent(
     levels = make_levels(steps, training_alphas(model))
     positive, negative = (
         under(control_net, text.encode(clip, words)) for words in (prompt, negative_prompt))
+    own = fingerprint(model)
     sampler = run_inversion(model, samples, positive, levels)
     assert sampler.latents is not None
     return Trajectory(
         sampler.latents, levels, prompt, negative_prompt, positive, negative, sampler.layers,
-        fingerprint(model),
+        own,
     )
 
 
