@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host import generating, sampling
+from stylediffusion_pack.stylediffusion.host import generating, inverting, sampling
 from stylediffusion_pack.stylediffusion.host import model as patchers
 
 from tests import golden
@@ -56,3 +58,71 @@ def test_sample_paints_it_again(parts: Any) -> None:
     assert golden.relative(again["samples"], latent["samples"]) < 1e-5
     assert trajectory.fingerprint == patchers.fingerprint(model)
     assert {layer.block for layer in trajectory.layers} >= {"input", "output"}
+
+
+def broken_at(model: Any, step: int) -> Any:
+    """The model with a NaN in what it finds at one step."""
+    broken, calls = model.clone(), [0]
+
+    def wrapper(apply: Any, args: Any) -> torch.Tensor:
+        calls[0] += 1
+        found = apply(args["input"], args["timestep"], **args["c"])
+        return found * torch.nan if calls[0] == step else found
+
+    broken.set_model_unet_function_wrapper(wrapper)
+    return broken
+
+
+@pytest.mark.parametrize("step", [1, 3, STEPS])
+def test_a_model_that_overflows_is_an_error_that_names_the_step(parts: Any, step: int) -> None:
+    model, clip = parts
+    with torch.inference_mode(), pytest.raises(
+            FloatingPointError, match=f"not finite .* step {step} of {STEPS}: the model overflowed"):
+        generating.generate(broken_at(model, step), clip, wishes())
+
+
+@pytest.mark.parametrize("words", [{"prompt": None}, {"negative_prompt": "\ud800"}])
+def test_a_prompt_that_is_no_text_is_an_error(parts: Any, words: Any) -> None:
+    with pytest.raises(ValueError, match="prompt is"):
+        generating.generate(*parts, wishes(**words))
+
+
+class Compiled(torch.nn.Module):
+    """What torch.compile makes under the host: it keeps the form of the options it first saw."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet: Any = unet
+        self.form: list[str] | None = None
+
+    def forward(self, *args: Any, transformer_options: Any, **kwargs: Any) -> Any:
+        form = sorted(transformer_options.get("patches", {}))
+        self.form = form if self.form is None else self.form
+        assert form == self.form, "compiled code reads what was there when it was compiled"
+        return self.unet(*args, transformer_options=transformer_options, **kwargs)
+
+
+def compiled(model: Any) -> tuple[Any, Compiled]:
+    """The model with its UNet in the compiled one's place, by the wrapper of TorchCompileModel."""
+    clone, wrapped = model.clone(), Compiled(model.model.diffusion_model)
+    clone.add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL, "torch.compile",
+        apply_torch_compile_factory({"diffusion_model": wrapped}))
+    return clone, wrapped
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_compiled_model_is_inverted_and_generated_with_as_an_uncompiled_one(
+    parts: Any, used_before: bool
+) -> None:
+    model, clip = parts
+    torch_compiled, wrapped = compiled(model)
+    wrapped.form = [] if used_before else None
+    latent = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))}
+    with torch.inference_mode():
+        for run in (lambda m: generating.generate(m, clip, wishes())[0],
+                    lambda m: inverting.invert_latent(m, clip, latent, "a red car", "", 4)):
+            plain, other = run(model), run(torch_compiled)
+            assert other.latents.equal(plain.latents)
+            assert other.layers == plain.layers and len(plain.layers) > 4
+    assert wrapped.form == [], "most steps are of the compiled one"

@@ -202,3 +202,42 @@ def test_a_picture_that_cannot_be_compared_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         viewing.compare(image, vae, {"samples": torch.zeros(2, 4, 8, 12)}, None)
+
+
+def sampled(**other: Any) -> dict[str, Any]:
+    return {"samples": torch.zeros(2, 4, 8, 12), **other}
+
+
+NAN, INF = torch.nan, torch.inf
+
+
+@pytest.mark.parametrize(("image", "latent", "message"), [
+    (None, sampled(), "the image is None.*connect Load Image"),
+    (photo(64, 96)[:0], sampled(), r"the image has shape \(0, 64, 96, 3\)"),
+    (photo(64, 96)[:, :0], sampled(), r"the image has shape \(1, 0, 96, 3\)"),
+    (photo(64, 96)[..., :1], sampled(), r"the image has shape \(1, 64, 96, 1\), but pictures in"),
+    (photo(64, 96)[0], sampled(), r"the image has shape \(64, 96, 3\)"),
+    (photo(64, 96) * NAN, sampled(), "the image has values that are not finite"),
+    (photo(64, 96), None, "the latent is None.*connect Sample"),
+    (photo(64, 96), {}, "its samples are NoneType; connect Sample"),
+    (photo(64, 96), sampled(samples=torch.zeros(0, 4, 8, 12)), "the latent is empty"),
+    (photo(64, 96), sampled(samples=torch.zeros(2, 4, 8, 0)), "the latent is empty"),
+    (photo(64, 96), sampled(samples=torch.zeros(2, 1, 8, 12)), "has 1 channels, but the VAE .* 4"),
+    (photo(64, 96), sampled(samples=torch.zeros(2, 16, 8, 12)), "16 channels, but the VAE .* 4"),
+    (photo(64, 96), sampled(samples=torch.full((2, 4, 8, 12), INF)), "768 of .*the model overflow"),
+])
+def test_what_cannot_be_compared_is_an_error_with_a_remedy(
+    vae: Any, image: Any, latent: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        viewing.compare(image, vae, latent, None)
+
+
+def test_a_vae_that_overflows_or_is_none_is_named(
+    vae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="the VAE is None.*connect Load Checkpoint or Load VAE"):
+        viewing.compare(photo(64, 96), None, sampled(), None)
+    monkeypatch.setattr(vae, "decode", lambda samples: torch.full((2, 64, 96, 3), NAN))
+    with pytest.raises(ValueError, match="what the VAE made of the latent is not finite.*fp32-vae"):
+        viewing.compare(photo(64, 96), vae, sampled(), None)

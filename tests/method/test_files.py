@@ -61,6 +61,14 @@ def test_what_is_saved_comes_back_to_the_last_bit(tmp_path: Path, with_embedding
     assert [p.name for p in tmp_path.iterdir()] == ["cat.safetensors"]
 
 
+def test_an_inversion_of_one_step_comes_back(tmp_path: Path) -> None:
+    path, levels = tmp_path / "cat.safetensors", schedule.Levels(
+        torch.tensor([1]), torch.tensor([0.99, 0.5], dtype=torch.float64))
+    first = replace(trajectory(), levels=levels, latents=torch.randn(2, 1, 1, 1))
+    files.save(path, first, None)
+    assert same(files.load(path)[0], first)
+
+
 @pytest.mark.parametrize("kind", ["value embedding", "null text", "text embedding"])
 def test_the_kind_of_an_embedding_comes_back(tmp_path: Path, kind: str) -> None:
     path, first = tmp_path / "cat.safetensors", replace(embedding(), kind=kind)
@@ -141,6 +149,7 @@ def test_a_later_format_is_refused_with_its_version(saved: Path) -> None:
     ({"tensors": {"trajectory.latents": torch.full((4, 4, 8, 8), torch.nan)}}, "not finite"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([5, 3, 9])}}, "do not ascend"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([1, 3, 1000])}}, "do not ascend"),
+    ({"tensors": {"trajectory.timesteps": torch.tensor([[1], [3], [9]])}}, "it has 3 steps"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([-1, 3, 9])}}, "do not ascend"),
     ({"tensors": {"trajectory.timesteps": torch.tensor([1, 3, 3])}}, "do not ascend"),
     ({"tensors": {"trajectory.alphas_cumprod": torch.ones(4).double()}}, "noise levels"),
@@ -199,3 +208,42 @@ def test_what_no_prompt_has_beside_it_and_what_no_file_holds_cannot_be_saved(
     with pytest.raises(files.FileError, match=f"the negative .* holds '{name}', a {kind}, which"):
         files.save(tmp_path / "cat.safetensors", own, None)
     assert not list(tmp_path.iterdir())
+
+
+NAN, INF = torch.nan, torch.inf
+
+
+def not_finite(part: str) -> tuple[artifacts.Trajectory, artifacts.ValueEmbedding]:
+    """An inversion with one wrong number in one of its parts."""
+    one, other = trajectory(), embedding()
+    if part == "trajectory.latents":
+        one.latents[1, 2, 3, 4] = NAN
+    elif part == "positive.0":
+        one.positive[0][0][0, 76, 7] = -INF
+    elif part == "positive.0.pooled_output":
+        one.positive[0][1]["pooled_output"][0, 4] = NAN
+    elif part == "negative.0.width":
+        one.negative[0][1]["width"] = NAN
+    elif part == "embedding.shift":
+        other.shift[2, 0, 0] = INF
+    elif part == "embedding.guidance":
+        other = replace(other, guidance=NAN)
+    elif part == "embedding.losses":
+        other = replace(other, losses=(learning.InnerLoss(0, 0, NAN, 0.25),))
+    return one, other
+
+
+@pytest.mark.parametrize("part", [
+    "trajectory.latents", "positive.0", "positive.0.pooled_output", "negative.0.width",
+    "embedding.shift", "embedding.guidance", "embedding.losses",
+])
+def test_numbers_that_are_not_finite_are_named_and_nothing_is_written(
+    saved: Path, part: str
+) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(files.FileError, match=f"nothing was saved, since {part} of the .*fp32"):
+        files.save(saved, *not_finite(part))
+    with pytest.raises(files.FileError, match="nothing was saved"):
+        files.save(saved.with_name("new.safetensors"), *not_finite(part))
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["cat.safetensors"]
