@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,9 @@ from tests.bases import base_directory
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
+
+NODES_2 = "Comfy.VueNodes.Enabled"
+MODES = {"classic": False, "nodes 2.0": True}
 
 
 @pytest.fixture(scope="session")
@@ -46,21 +50,32 @@ def chromium(able: None) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def workbench(chromium: Any, server: Server) -> Iterator["Window"]:
     """An open page that the tests of a file share."""
-    yield from _window(chromium, server, True)
+    with _window(chromium, server) as window:
+        window.open()
+        yield window
+
+
+@pytest.fixture(scope="module", params=MODES)
+def either(request: pytest.FixtureRequest, chromium: Any, server: Server) -> Iterator["Window"]:
+    """The same, once for each way in which the page draws nodes."""
+    with _window(chromium, server) as window:
+        window.open()
+        window.set(NODES_2, MODES[request.param])
+        yield window
+        window.set(NODES_2, False)
 
 
 @pytest.fixture
 def window(chromium: Any, server: Server) -> Iterator["Window"]:
     """A page that has not been opened yet."""
-    yield from _window(chromium, server, False)
+    with _window(chromium, server) as window:
+        yield window
 
 
-def _window(chromium: Any, server: Server, opened: bool) -> Iterator["Window"]:
+@contextmanager
+def _window(chromium: Any, server: Server) -> Iterator["Window"]:
     from tests.browser.window import Window
 
     context = chromium.new_context(viewport={"width": 1600, "height": 950})
-    made = Window(context.new_page(), server)
-    if opened:
-        made.open()
-    yield made
+    yield Window(context.new_page(), server)
     context.close()

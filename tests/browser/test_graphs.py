@@ -8,7 +8,6 @@ import pytest
 
 from demo import scenes, trials
 from development.examples import EXAMPLES, FOLDER
-from development.places import PACK_NAME
 from development.server import Server
 
 if TYPE_CHECKING:
@@ -52,20 +51,12 @@ def links(graph: dict[str, Any]) -> set[tuple[int, int, int, str]]:
             for link in graph["links"]}
 
 
-def fetched(window: "Window", name: str) -> None:
-    """Open a graph as the Templates dialog does after the click."""
-    window.page.evaluate("""async ([pack, name]) => {
-        const answer = await app.api.fetchApi(`/workflow_templates/${pack}/${name}.json`)
-        await app.loadGraphData(await answer.json(), true, true, name)
-    }""", [PACK_NAME, name])
-    window.settle()
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_template_opens_whole_and_would_be_saved_as_it_was(
     workbench: "Window", name: str
 ) -> None:
-    fetched(workbench, name)
+    workbench.fetch(name)
+    workbench.settle()
     graph, opened = shipped(name), workbench.graph()
     assert workbench.page.evaluate(UNKNOWN) == []
     assert values(opened) == values(graph)
@@ -78,7 +69,8 @@ def test_a_template_opens_whole_and_would_be_saved_as_it_was(
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if missing(name)])
 def test_the_page_offers_the_files_a_graph_needs(workbench: "Window", name: str) -> None:
-    fetched(workbench, name)
+    workbench.fetch(name)
+    workbench.settle()
     page = workbench.page
     page.get_by_role("button", name="View details").click()
     for model in missing(name):

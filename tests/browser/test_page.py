@@ -52,8 +52,16 @@ def test_the_templates_dialog_shows_the_packs_graphs_with_their_thumbnails(
     window.said_nothing()
 
 
+# What reaches past the right edge of the help: the words of a table, a file's name, a picture.
+TOO_WIDE = """shown => {
+    const edge = shown.getBoundingClientRect().right + 1
+    return [...shown.querySelectorAll('*')].filter(part =>
+        part.getBoundingClientRect().right > edge).map(part => part.outerHTML.slice(0, 80))
+}"""
+
+
 @pytest.mark.parametrize("kind", sorted(path.stem for path in HELP.glob("*.md")))
-def test_the_help_panel_shows_a_nodes_page_and_its_pictures(
+def test_the_help_panel_shows_a_nodes_page_and_its_pictures_within_its_width(
     workbench: "Window", kind: str
 ) -> None:
     page = workbench.page
@@ -71,6 +79,9 @@ def test_the_help_panel_shows_a_nodes_page_and_its_pictures(
     shown.get_by_role("heading", name=first, exact=True).wait_for()
     pictures = shown.locator("img")
     workbench.until(lambda: pictures.evaluate_all("all => all.every(i => i.naturalWidth > 0)"))
+    assert shown.evaluate("shown => shown.clientWidth") < 320  # as a person has it at first
+    assert shown.evaluate(TOO_WIDE) == []
+    assert "dev.py" not in shown.inner_text()  # no entrance for people who use the pack
     page.get_by_role("button", name="Toggle properties panel").click()
     workbench.said_nothing()
 

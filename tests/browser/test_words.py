@@ -19,9 +19,9 @@ NODE = "const node = app.graph._nodes.find(node => node.type === kind)"
 
 
 @pytest.fixture
-def demo(workbench: "Window") -> "Window":
-    workbench.load(editing.load_graph())
-    return workbench
+def demo(either: "Window") -> "Window":
+    either.load(editing.load_graph())
+    return either
 
 
 def panel(window: "Window") -> Locator:
@@ -65,6 +65,43 @@ def test_a_word_shows_while_it_is_typed(demo: "Window") -> None:
     demo.texts("green cat").press_sequentially(" The (city:1.3),")
     assert lines(demo)[1] == ("refine", [], ["big"])
     demo.said_nothing()
+
+
+def moved_and_undone(window: "Window") -> None:
+    window.page.evaluate(f"""kind => {{ {NODE}
+        const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
+        tracker.captureCanvasState()
+        node.pos = [node.pos[0] + 40, node.pos[1] + 40]
+        tracker.captureCanvasState() }}""", CONTROL)
+    window.page.evaluate("() => document.activeElement.blur()")
+    window.page.keyboard.press("Control+z")
+    window.settle()
+
+
+def test_after_an_undo_the_words_are_shown_and_follow_what_is_written(demo: "Window") -> None:
+    before, graph = lines(demo), demo.graph()
+    moved_and_undone(demo)
+    assert [node["pos"] for node in demo.graph()["nodes"]] == [
+        node["pos"] for node in graph["nodes"]]
+    assert panel(demo).is_visible() and lines(demo) == before
+    write(demo, "orange cat", "a painting of a green cat in the city")
+    assert lines(demo) == [("replace", ["brown"], ["green"])]
+    moved_and_undone(demo)
+    assert lines(demo) == [("replace", ["brown"], ["green"])]
+    demo.said_nothing()
+
+
+def test_the_panel_is_as_high_as_its_lines_in_a_node_that_has_more_room(demo: "Window") -> None:
+    demo.page.evaluate(f"kind => {{ {NODE}; node.setSize([node.size[0], node.size[1] + 200]) }}",
+                       CONTROL)
+    demo.settle()
+    height, scale = panel(demo).evaluate(
+        "panel => [panel.getBoundingClientRect().height, app.canvas.ds.scale]")
+    assert height / scale == pytest.approx(2 * 16 + 4, abs=1)
+    write(demo, "orange cat", "\n".join(["a cat"] * 8))
+    demo.settle()
+    height = panel(demo).evaluate("panel => panel.getBoundingClientRect().height")
+    assert height / scale == pytest.approx(6 * 16 + 4, abs=1)
 
 
 def test_another_source_prompt_counts_at_once(demo: "Window") -> None:

@@ -20,6 +20,7 @@ HOSTS_OWN = {
     r"404 .*/docs/.*/[a-z]{2}\.md$": "a help page is asked for by language before the one we have",
     r"Content Security Policy": "a missing model's size, asked for where downloads are not allowed",
     r"Missing Link ID when unpacking": "said of a subgraph's links, none of which is lost",
+    r"Broken Id link when unpacking": "a link's bends outside of a subgraph: it goes straight then",
     r"ComfyApp graph accessed before initialization": "the host's settings store, as it loads",
 }
 
@@ -43,6 +44,20 @@ class Window:
         if template:
             self.page.wait_for_function("() => app.graph._nodes.length > 3")
         self.settle()
+
+    def set(self, setting: str, value: Any) -> None:
+        """Change a setting of the page, which the server keeps for its user."""
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)",
+                           [setting, value])
+        self.settle()
+
+    def fetch(self, template: str) -> None:
+        """Open a template as the Templates dialog does after the click; `settle` afterwards."""
+        self.page.evaluate("""async ([pack, name]) => {
+            const answer = await app.api.fetchApi(`/workflow_templates/${pack}/${name}.json`)
+            await app.loadGraphData(await answer.json(), true, true, name,
+                                    { openSource: 'template' })
+        }""", [PACK_NAME, template])
 
     def load(self, graph: dict[str, Any]) -> None:
         """Put a graph onto the page, as a dropped file would."""
@@ -84,8 +99,8 @@ class Window:
         return [message["data"] for message in self.messages if message["type"] in kinds]
 
     def texts(self, value: str) -> Locator:
-        """The text boxes on the canvas that hold this text."""
-        boxes = self.page.get_by_test_id("dom-widget-textarea")
+        """The first text box on the canvas that holds this text."""
+        boxes = self.page.locator("textarea:visible")
         held = boxes.evaluate_all("boxes => boxes.map(box => box.value)")
         return boxes.nth(next(i for i, text in enumerate(held) if value in text))
 

@@ -3,22 +3,25 @@ import { app } from "../../../scripts/app.js"
 import { bare, targetsOf, wordsOf } from "./words.js"
 
 const NODE = "StyleDiffusionP2PlusController"
+const OURS = /^StyleDiffusion/
 const ROW = 16
+const PADDING = 2
 const MOST_ROWS = 6
 const MARGIN = 10
 const CONTEXT = 2
+const WATCHED = ["targets", "mode", "prompt"]
 const PLAIN_TEXT = ["PrimitiveString", "PrimitiveStringMultiline", "PrimitiveNode"]
-const STYLE = `
-.stylediffusion-words { overflow: hidden auto; padding: 2px 4px; box-sizing: border-box;
-  font: 10px/${ROW}px monospace; color: var(--input-text, #ddd);
-  background: var(--comfy-input-bg, #222); }
-.stylediffusion-words div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.stylediffusion-words ins { text-decoration: none; border-radius: 2px; padding: 0 2px;
-  background: rgb(60 160 90 / 45%); }
-.stylediffusion-words del { opacity: .75; border-radius: 2px; padding: 0 2px;
-  background: rgb(210 70 70 / 30%); }
-.stylediffusion-words small { float: right; margin-left: 6px; font-size: 9px; opacity: .75; }
-.stylediffusion-words small.wrong { color: #e5534b; opacity: 1; }`
+const WORD = "border-radius: 2px; padding: 0 2px;"
+const STYLES = {
+  panel: `overflow: hidden auto; padding: ${PADDING}px 4px; box-sizing: border-box;
+    max-height: ${MOST_ROWS * ROW + 2 * PADDING}px; font: 10px/${ROW}px monospace;
+    color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);`,
+  row: `height: ${ROW}px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis;`,
+  ins: `${WORD} text-decoration: none; background: rgb(60 160 90 / 45%);`,
+  del: `${WORD} opacity: .75; background: rgb(210 70 70 / 30%);`,
+  small: "float: right; margin-left: 6px; font-size: 9px; opacity: .75;",
+  wrong: "float: right; margin-left: 6px; font-size: 9px; color: #e5534b;",
+}
 
 // [kind, word] in reading order: each word beside the one in its place.
 const replaced = (source, target) => target.flatMap((word, i) =>
@@ -68,14 +71,20 @@ const compared = (source, target, mode) => {
   return { parts, wrong, label: wrong ? counts : replaces ? "replace" : "refine" }
 }
 
-const element = (name, text, className = "") =>
-  Object.assign(document.createElement(name), { textContent: text, className })
+const element = (name, text, style = name) => {
+  const made = document.createElement(name)
+  made.textContent = text
+  made.style.cssText = STYLES[style]
+  return made
+}
 
 const row = (source, line, mode) => {
   const { parts, wrong, label } = compared(source, wordsOf(line), mode)
-  const made = element("div", "")
+  const made = element("div", "", "row")
   made.title = line
-  made.append(element("small", label, wrong ? "wrong" : ""))
+  const note = element("small", label, wrong ? "wrong" : "small")
+  note.classList.toggle("wrong", wrong)
+  made.append(note)
   if (parts.every(([kind]) => kind === "same")) made.append("no change")
   else shortened(parts).forEach(([kind, word]) => {
     made.append(kind === "same" ? word : element(kind, word), " ")
@@ -120,8 +129,8 @@ const refresh = (node, panel) => {
   const lines = mode && source.length ? targetsOf(targets ?? "", prompt) : []
   const rows = lines.map((line) => row(source, line, mode))
   panel.element.replaceChildren(...rows)
-  panel.height = rows.length ? Math.min(rows.length, MOST_ROWS) * ROW + 4 + 2 * MARGIN : 0
-  panel.element.style.visibility = rows.length ? "" : "hidden"
+  panel.height = rows.length ? Math.min(rows.length, MOST_ROWS) * ROW + 2 * MARGIN : 0
+  panel.element.style.display = rows.length ? "" : "none"
   node.setDirtyCanvas(true, true)
 }
 
@@ -134,27 +143,33 @@ const refreshAll = () => {
   }
 }
 
-const chain = (node, name, more) => {
-  const before = node[name]
-  node[name] = function (...args) {
+const chain = (owner, name, more) => {
+  const before = owner[name]
+  owner[name] = function (...args) {
     const answer = before?.apply(this, args)
     more(...args)
     return answer
   }
 }
 
-// The panel is no input: neither a saved graph nor a prompt has a value of it.
+let made = 0
+
+// The panel is no input: neither a saved graph nor a prompt has a value of it. Its type is new for
+// each node: after an undo Nodes 2.0 keeps what it drew for a widget of the same name and type.
 const addPanel = (node) => {
-  const panel = { element: element("div", "", "stylediffusion-words"), height: 0, state: "" }
-  const widget = node.addDOMWidget("changed_words", "changed_words", panel.element, {
+  const panel = { element: element("div", "", "panel"), height: 0, state: "" }
+  panel.element.className = "stylediffusion-words"
+  panel.element.style.display = "none"
+  const widget = node.addDOMWidget("changed_words", `changed_words_${made++}`, panel.element, {
     serialize: false,
     margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
-    getMinHeight: () => panel.height,
-    getMaxHeight: () => panel.height,
   })
   widget.serialize = false
+  // A fixed height on the canvas, and in Nodes 2.0 a row that takes no share of what is left over.
+  widget.computeSize = (width) => [width, panel.height]
+  widget.computeLayoutSize = undefined
   node.widgets.splice(node.widgets.indexOf(widget), 1)
   const place = node.widgets.findIndex((other) => other.name === "targets") + 1
   node.widgets.splice(place, 0, widget)
@@ -166,15 +181,19 @@ const addPanel = (node) => {
   panels.set(node, panel)
 }
 
+const isWatched = (node, widget) => PLAIN_TEXT.includes(node.comfyClass) ||
+  (OURS.test(node.comfyClass) && WATCHED.includes(widget.name))
+
 app.registerExtension({
-  name: "StyleDiffusion.ChangedWords",
+  name: "stylediffusion.changed_words",
   setup() {
-    document.head.append(element("style", STYLE))
-    document.addEventListener("input", refreshAll)
     app.api.addEventListener("graphChanged", refreshAll)
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addPanel(node)
+    for (const widget of node.widgets ?? []) {
+      if (isWatched(node, widget)) chain(widget, "callback", () => refreshAll())
+    }
   },
   afterConfigureGraph: refreshAll,
 })
