@@ -19,8 +19,8 @@ from stylediffusion_pack.stylediffusion import alignment, artifacts, control, le
 from stylediffusion_pack.stylediffusion.host import (
     control_nets,
     foreign,
-    guider,
     inverting,
+    sampling,
     saving,
     sweeping,
     viewing,
@@ -120,7 +120,7 @@ def edits(window: control.Window, *prompts: str) -> control.Control:
 
 def sample(model: Any, trajectory: Any, edit: Any, guidance: float = GUIDANCE) -> torch.Tensor:
     with torch.inference_mode():
-        return guider.sample_edits(model, trajectory, None, edit, guidance)["samples"]
+        return sampling.sample_edits(model, trajectory, None, edit, guidance)["samples"]
 
 
 def learn(
@@ -244,7 +244,7 @@ def test_what_was_learnt_brings_the_picture_back_under_the_control_net_only(
     clean = inverting.to_host(model, trajectory.latents[:1])
     with torch.inference_mode():
         learnt, plain, without = (
-            golden.relative(guider.sample_edits(model, way, e, None, GUIDANCE)["samples"], clean)
+            golden.relative(sampling.sample_edits(model, way, e, None, GUIDANCE)["samples"], clean)
             for way, e in ((trajectory, embedding), (trajectory, None),
                            (released(trajectory), embedding)))
     assert learnt < 0.5 * plain and learnt < 0.5 * without
@@ -268,7 +268,7 @@ def test_exact_source_and_heatmaps_see_the_control_net(
     model: Any, trajectory: artifacts.Trajectory
 ) -> None:
     with torch.inference_mode():
-        exact = guider.sample_edits(
+        exact = sampling.sample_edits(
             model, trajectory, None, edits(HALF, FIRST), GUIDANCE, True)["samples"]
         assert golden.relative(exact[:1], inverting.to_host(model, trajectory.latents[:1])) < 1e-5
         seen = []
@@ -342,3 +342,66 @@ def test_a_control_net_alone_needs_no_operation_looked_at(
 ) -> None:
     monkeypatch.delattr(foreign, "NormalTensors")
     assert learn(model, inverted(model, control_net, hint())).steps == STEPS
+
+
+class Asked:
+    """Counts how often the host's ControlNet computes, and keeps the frozen ones that ask it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.count, self.frozen = 0, []
+        get, make = comfy.controlnet.ControlNet.get_control, control_nets.FrozenControlNet.__init__
+
+        def counted(*args: Any) -> Any:
+            self.count += 1
+            return get(*args)
+
+        def made(frozen: Any, *args: Any) -> None:
+            make(frozen, *args)
+            self.frozen.append(frozen)
+
+        patch.setattr(comfy.controlnet.ControlNet, "get_control", counted)
+        patch.setattr(control_nets.FrozenControlNet, "__init__", made)
+
+
+@pytest.mark.parametrize(("kind", "fast", "times"), [
+    ("ControlNet", True, 2), ("ControlLora", True, 2), ("ControlNet", False, 3)])
+def test_a_step_asks_the_control_net_once_for_each_branch_and_learns_the_same(
+    model: Any, kind: str, fast: bool, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many evaluations it takes; the exact preset also sees the wanted maps, elsewhere."""
+    way = inverted(model, KINDS[kind](), hint())
+    counts: list[int] = []
+    kept = host_learning.HostWatch.keep
+    with monkeypatch.context() as patch:
+        asked = Asked(patch)
+        patch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (
+            counts.append(asked.count), kept(self, learnt)))
+        found = learn(model, way, fast)
+    assert len(counts) == STEPS == 2 and counts[1] - counts[0] == times
+    assert len([loss for loss in found.losses if loss.step == 1]) > 1
+    (frozen,) = asked.frozen
+    assert frozen.answer is None and frozen.sigmas is None, "nothing is held after the run"
+    with monkeypatch.context() as patch:
+        again = Asked(patch)
+        get = control_nets.FrozenControlNet.get_control
+        patch.setattr(control_nets.FrozenControlNet, "get_control", lambda self, *args: (
+            self.forget(), get(self, *args))[1])
+        wanted = learn(model, way, fast)
+    assert again.count > asked.count
+    assert torch.equal(found.scale, wanted.scale) and torch.equal(found.shift, wanted.shift)
+    assert found.losses == wanted.losses
+
+
+def test_a_run_that_breaks_off_holds_no_control(
+    model: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(monkeypatch)
+
+    def stopping(self: Any, learnt: learning.Learnt) -> None:
+        assert asked.frozen[0].answer is not None
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(host_learning.HostWatch, "keep", stopping)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        learn(model, trajectory)
+    assert asked.frozen[0].answer is None

@@ -124,24 +124,22 @@ def test_an_update_of_the_exact_preset_reads_once(
     assert {all_of - own for all_of, own in zip(inside, adam, strict=True)} == {1}
 
 
+@pytest.mark.parametrize(("fast", "own"), [(True, 0), (False, 1)])
 def test_a_step_of_either_preset_reads_next_to_nothing_of_its_own(
-    model: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
+    model: Any, trajectory: Any, fast: bool, own: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sigmas, tables and the latent stay where they are; exact looks at its last latent."""
-    for fast, own in ((True, 0), (False, 1)):
-        counter, marks = Counter(), []
-        kept = host_learning.HostWatch.keep
-        with monkeypatch.context() as patch:
-            evaluated = counter.watch(patch, solvers.Evaluations, "__call__")
-            seen = counter.watch(patch, solvers.Curvature, "see")
-            updated = counter.watch(patch, solvers.NetworkSolver, "inner_step")
-            patch.setattr(resuming, "SPARING", 1e9)
-            patch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (
-                kept(self, learnt), marks.append(
-                    counter.total - sum(evaluated) - sum(seen) - sum(updated))))
-            learn(model, trajectory, counter, fast)
-        assert [after - before for before, after in zip(marks[1:-1], marks[2:], strict=True)
-                ] == [own] * (STEPS - 2)
+    counter, marks = Counter(), []
+    parts = [counter.watch(monkeypatch, owner, name) for owner, name in (
+        (solvers.Evaluations, "__call__"), (solvers.Curvature, "see"),
+        (solvers.NetworkSolver, "inner_step"))]
+    kept = host_learning.HostWatch.keep
+    monkeypatch.setattr(resuming, "SPARING", 1e9)
+    monkeypatch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (
+        kept(self, learnt), marks.append(counter.total - sum(map(sum, parts)))))
+    learn(model, trajectory, counter, fast)
+    grown = [after - before for before, after in zip(marks[1:-1], marks[2:], strict=True)]
+    assert grown == [own] * (STEPS - 2)
 
 
 def test_the_models_fingerprint_is_taken_once_a_run_before_anything_else(

@@ -3,13 +3,16 @@
 from typing import Any
 
 import comfy.model_patcher
+import latent_preview
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+from PIL import Image
 from stylediffusion_pack.stylediffusion import artifacts, learning
 from stylediffusion_pack.stylediffusion.host import foreign, inverting
 from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host import unet as host_unet
 from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 from stylediffusion_pack.stylediffusion.host.model import (
     differentiable_clone,
@@ -345,3 +348,56 @@ def test_the_exact_preset_learns_where_another_node_shrinks_the_first_steps() ->
             golden.reloadable_unet(), 1, 2.0, 0.0, 0.5, True, "bilinear", "bilinear")[0]
         found = small_run(shrunk, inner_steps=1)
     assert all(loss.attention > 0 for loss in found.losses) and found.steps == 2
+
+
+def test_a_preview_that_computes_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TAESD decoder's weights ask for gradients, and learning runs with gradients on."""
+    decoder, graphs = torch.nn.Conv2d(4, 3, 1), []
+
+    class Decoding(latent_preview.LatentPreviewer):
+        def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
+            graphs.append(decoder(x0).requires_grad)
+            return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Decoding())
+    with torch.inference_mode():
+        small_run(golden.reloadable_unet(), inner_steps=1)
+    assert graphs == [False, False]
+
+
+def test_what_all_layers_hear_is_computed_once_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, layers = [], []
+    make = host_unet.value_patch
+
+    def counted(scale: torch.Tensor, shift: torch.Tensor) -> Any:
+        patch = make(scale, shift)
+
+        def run(*args: Any) -> Any:
+            computed.append(1)
+            return patch(*args)
+
+        return run
+
+    def watched(scale: torch.Tensor, shift: torch.Tensor) -> Any:
+        once = host_unet.heard_once(counted(scale, shift))
+
+        def run(*args: Any) -> Any:
+            layers.append(1)
+            return once(*args)
+
+        return run
+
+    with torch.inference_mode():
+        wanted = small_run(golden.reloadable_unet(), fast=True)
+        monkeypatch.setattr(host_unet.HostLearningModel, "_value_patch",
+                            lambda self, scale, shift: watched(scale, shift))
+        found = small_run(golden.reloadable_unet(), fast=True)
+        assert len(layers) == 16 * len(computed) > 0
+        monkeypatch.setattr(host_unet.HostLearningModel, "_value_patch",
+                            lambda self, scale, shift: make(scale, shift))
+        each = small_run(golden.reloadable_unet(), fast=True)
+    assert found.losses == wanted.losses
+    assert [x.total for x in each.losses] == pytest.approx(
+        [x.total for x in found.losses], rel=1e-3)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import comfy.samplers
+import pytest
 import torch
 from stylediffusion_pack.stylediffusion import artifacts
 from stylediffusion_pack.stylediffusion.host import inverting, whitening
@@ -70,3 +71,11 @@ def test_the_channel_gram_is_that_of_the_value_and_output_weights() -> None:
     assert layers == 16
     found = whitening.channel_gram(unet, torch.zeros(1, WIDTH))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_both_grams_are_summed_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU"))
+    found = looked(77)
+    assert found.grams[0].shape == (77, 77) and found.grams[1].shape == (WIDTH, WIDTH)
+    meta = torch.zeros(1, WIDTH, device="meta")
+    assert whitening.channel_gram(torch.nn.Identity(), meta).device.type == "meta"
