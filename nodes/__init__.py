@@ -9,6 +9,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..stylediffusion.host.console import printable, saying_what_can_be_printed
 from . import (
     companions,
+    compositing,
     control,
     demo,
     files,
@@ -21,7 +22,8 @@ from . import (
 )
 
 ROOMS = (
-    inversion, companions, generation, control, sampling, sweep, viewing, files, vision, demo)
+    inversion, companions, generation, control, sampling, sweep, viewing, compositing, files,
+    vision, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):

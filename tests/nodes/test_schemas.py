@@ -17,7 +17,7 @@ PROMISED = {
     "StyleDiffusionLoadInversion", "StyleDiffusionLoadDemoModel", "StyleDiffusionDemoScene",
     "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
     "StyleDiffusionTauSweep", "StyleDiffusionGenerate", "StyleDiffusionP2PlusGuider",
-    "StyleDiffusionLearnPromptEmbedding",
+    "StyleDiffusionLearnPromptEmbedding", "StyleDiffusionKeepPixels",
 }
 
 
@@ -47,9 +47,9 @@ def _page(node: Any) -> str:
 
 
 def _row_names(page: str) -> set[str]:
-    """What the rows of a page's tables are about: the names in their first cells."""
-    cells = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
-    return {name for cell in cells for name in cell.split(", ")}
+    """What the rows of a page's tables and lists are about: the names in front."""
+    cells = re.findall(r"^\| ([^|]+) \||^- \*\*([^*]+)\*\*:", page, re.MULTILINE)
+    return {name for pair in cells for cell in pair for name in cell.split(", ")}
 
 
 @every_node
