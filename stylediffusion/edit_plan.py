@@ -119,6 +119,12 @@ class EditPlan:
         return len(self.phases)
 
     @property
+    def acts(self) -> bool:
+        """Whether any step does anything to any row."""
+        return self.scale is not None or any(
+            phase.injects or phase.crosses or phase.watched for phase in self.phases)
+
+    @property
     def blended(self) -> int:
         """How many targets are kept to where words look."""
         return sum(row == 0 for row in self.phases[0].watched)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .learning import InnerLoss, Learnt
 from .mapping import CHUNK_TOKENS
+from .writing import write_whole
 
 FORMAT = "stylediffusion learning"
 SOLVER = "solver."
@@ -29,13 +29,7 @@ def save(path: Path, learnt: Learnt, key: str, first: Tensor) -> None:
         "losses": torch.tensor(losses, dtype=torch.float64).reshape(-1, 4),
         **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
     }
-    beside = path.with_name(path.name + ".part")
-    try:
-        save_file({name: tensor.detach().to("cpu", copy=True).contiguous()
-                   for name, tensor in tensors.items()}, beside, {"format": FORMAT, "key": key})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, tensors, {"format": FORMAT, "key": key})
 
 
 def load(path: Path, key: str, like: dict[str, Tensor], first: Tensor) -> Learnt | None:

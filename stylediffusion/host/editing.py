@@ -17,6 +17,7 @@ from .attention import (
     fused_attention,
     occupied,
     on_grid,
+    uncompiled,
     with_patch,
     with_prompt,
     with_replacements,
@@ -59,7 +60,8 @@ class EditRun:
             self._occupied = {_key(layer) for layer in occupied(model_options, self.layers)}
         key = id(self.phase)
         if key not in self._options:
-            self._options[key] = self._patched(model_options)
+            patched = self._patched(model_options)
+            self._options[key] = uncompiled(patched) if self.plan.acts else patched
         return self._options[key]
 
     def _patched(self, options: dict[str, Any]) -> dict[str, Any]:

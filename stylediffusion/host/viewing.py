@@ -20,7 +20,7 @@ from ..metrics import psnr
 from ..schedule import vp_to_k
 from ..words import bare, listed, nearest
 from . import text
-from .attention import with_replacements
+from .attention import uncompiled, with_replacements
 from .given import MODEL_OVERFLOW, decoded, pictures_of, require_given, samples_of
 from .heat import PromptHeat
 from .inverting import to_host
@@ -50,8 +50,8 @@ class TrajectoryViewer(comfy.samplers.Sampler):
     ) -> Tensor:
         """Called by the guider with the model ready; returns the latent unchanged."""
         layers = watched_layers(self.trajectory)
-        options = with_replacements(
-            extra_args["model_options"], layers, self.heat.replacement)
+        options = uncompiled(with_replacements(
+            extra_args["model_options"], layers, self.heat.replacement))
         bar = comfy.utils.ProgressBar(len(self.heat.steps))
         for step in self.heat.steps:
             entry = self.trajectory.steps - 1 - step

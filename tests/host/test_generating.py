@@ -7,7 +7,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host import generating, inverting, sampling
+from stylediffusion_pack.stylediffusion import control
+from stylediffusion_pack.stylediffusion.host import controlling, generating, inverting, sampling
 from stylediffusion_pack.stylediffusion.host import model as patchers
 
 from tests import golden
@@ -127,3 +128,25 @@ def test_a_compiled_model_is_inverted_and_generated_with_as_an_uncompiled_one(
             assert other.latents.equal(plain.latents)
             assert other.layers == plain.layers and len(plain.layers) > 4
     assert wrapped.form == [], "most steps are of the compiled one"
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_compiled_model_is_edited_with_as_an_uncompiled_one(
+    parts: Any, used_before: bool
+) -> None:
+    """Windows open and close, so steps differ in their patches."""
+    model, clip = parts
+    torch_compiled, wrapped = compiled(model)
+    wrapped.form = [] if used_before else None
+    with torch.inference_mode():
+        trajectory = generating.generate(model, clip, wishes())[0]
+        edits = controlling.make_control(
+            clip, trajectory, wishes().prompt + " at night", "auto",
+            {tau: control.Window(0.0, 0.5) for tau in control.TAUS})
+        plain, other = (sampling.sample_edits(m, trajectory, None, edits, GUIDANCE)["samples"]
+                        for m in (model, torch_compiled))
+        assert other.equal(plain) and not plain[1].equal(plain[0])
+        alone, same = (sampling.sample_edits(m, trajectory, None, None, GUIDANCE)["samples"]
+                       for m in (model, torch_compiled))
+        assert same.equal(alone)
+    assert wrapped.form == [], "without an edit the compiled one samples"
