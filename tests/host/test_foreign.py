@@ -15,7 +15,7 @@ SIZE = 16, 24
 
 
 def brighten(h: torch.Tensor, in_place: bool) -> torch.Tensor:
-    """The first half of the channels times 1 + their mean's sigmoid, all of which autograd keeps."""
+    """Half of the channels times 1 + the mean's sigmoid, then some tanh: autograd keeps it all."""
     half, mean = h.shape[-1 if h.ndim == 3 else 1] // 2, torch.sigmoid(h.mean())
     if in_place:
         first = h[..., :half] if h.ndim == 3 else h[:, :half]

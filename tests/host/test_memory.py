@@ -78,6 +78,36 @@ def test_the_estimate_is_the_most_that_lives_in_an_inner_step_and_little_more(
     assert found[Checkpoints.TRANSFORMERS][1] < 0.5 * found[Checkpoints.OFF][1]
 
 
+def test_the_estimate_looks_at_two_corners_of_the_latent_and_of_what_goes_with_it() -> None:
+    seen: set[tuple[int, ...]] = set()
+
+    def patch(n: Any, context: Any, value: Any, extra: dict[str, Any]) -> Any:
+        seen.add(tuple(extra["original_shape"]))
+        return n, context, value
+
+    def work(model: HostLearningModel, latent: torch.Tensor) -> None:
+        seen.clear()
+        model.keeps(latent, 64, False)
+
+    with torch.inference_mode():
+        model = families.load("inpainting")
+        model.set_model_attn2_patch(patch)
+        stage.with_learning_model(model, "inpainting", (24, 32), work)
+    assert seen == {(1, 9, 8, 8), (1, 9, 16, 16)}
+
+
+def test_what_is_computed_twice_stands_there_as_its_input_and_once_whole() -> None:
+    def kept(*, blocks: float, rest: float) -> memory.Kept:
+        parts = (torch.tensor(values, dtype=torch.float64) for values in (
+            [3 * blocks, 5 * blocks], [7 * blocks, 2 * blocks], rest, blocks, 4 * blocks))
+        return memory.Kept(*parts)
+
+    assert kept(blocks=1, rest=10).needed() == (8 + 9 + 10, 1 + 9 + 10 + 5, 1 + 4 + 10 + 7)
+    # 64 cells keep 1 a unit and 256 keep 4, so 1600 keep 25; the rest goes 10, 16, 58.
+    wanted = kept(blocks=1, rest=10).at(64, kept(blocks=4, rest=16), 256, 1600)
+    assert wanted.needed() == pytest.approx(kept(blocks=25, rest=58).needed())
+
+
 def previewer_of(monkeypatch: pytest.MonkeyPatch) -> latent_preview.TAESDPreviewerImpl:
     """What the host takes for previews where it was started with TAESD's."""
     previewer = latent_preview.TAESDPreviewerImpl(TAESD())
