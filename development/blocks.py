@@ -6,10 +6,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from .drawing import FRAME, MARGIN, SOCKET, TEXT_BOX, TOP, WIDGET, Drawing, Node, Output
+from .drawing import GUTTER, Drawing, Node, Output
 from .examples import as_text
 from .parts import CONTROL, INVERT, LEARN, SAMPLE
 from .places import ROOT
+from .routing import Routes
+from .sizes import FRAME, LINE, LINE_BOX, SOCKET, TITLE
 from .widgets import input_specs
 
 FOLDER = ROOT / "subgraphs"
@@ -30,7 +32,7 @@ class Block(Drawing):
         self.outputs: list[dict[str, Any]] = []
         self.values: dict[str, Any] = {}
         self.rows: dict[str, int] = {}
-        self.left += DOOR_WIDTH + 2 * MARGIN
+        self.left += DOOR_WIDTH + GUTTER
 
     def takes(self, name: str) -> Output:
         """An input of the block; its type, and its widget if it has one, are of what it feeds."""
@@ -52,7 +54,7 @@ class Block(Drawing):
                   **({"widget": {"name": found["name"]}} if found["name"] in widgets else {})}
                  for found in self.inputs]
         shown = {
-            "id": 1, "type": self._id("block"), "pos": [MARGIN, TOP],
+            "id": 1, "type": self._id("block"), "pos": [0, TITLE],
             "size": [BLOCK_WIDTH, self._shown_height()], "flags": {}, "order": 0, "mode": 0,
             "title": self.name, "inputs": slots,
             "outputs": [{"name": found["name"], "type": found["type"], "links": None}
@@ -70,8 +72,8 @@ class Block(Drawing):
 
     def _definition(self, inside: dict[str, Any]) -> dict[str, Any]:
         names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-        doors = [[left, TOP, DOOR_WIDTH, SOCKET * (len(found) + 2)] for left, found in (
-            (MARGIN, self.inputs), (self.left, self.outputs))]
+        doors = [[left, TITLE, DOOR_WIDTH, SOCKET * (len(found) + 2)] for left, found in (
+            (0, self.inputs), (self._next_left(), self.outputs))]
         return {
             "id": self._id("block"), "version": 1, "revision": 0, "config": {},
             "state": {"lastGroupId": len(self.groups), "lastNodeId": len(self.nodes),
@@ -85,6 +87,9 @@ class Block(Drawing):
             "extra": {},
         }
 
+    def _routes(self) -> Routes:
+        return Routes()  # doors have no place, and inside there is room
+
     def _link(self, source: Output, node: dict[str, Any], slot: dict[str, Any]) -> int:
         if source.node != ENTRANCE:
             return super()._link(source, node, slot)
@@ -97,12 +102,12 @@ class Block(Drawing):
             self.values[found["name"]] = node["widgets_values"][-1]
             options = {name: given for name, _, given in input_specs(self.info[node["type"]])}
             long = options[slot["name"]].get("multiline")
-            self.rows[found["name"]] = TEXT_BOX if long else WIDGET
+            self.rows[found["name"]] = LINE_BOX if long else LINE
         return number
 
     def _shown_height(self) -> int:
         sockets = max(len(self.inputs) - len(self.values), len(self.outputs))
-        return SOCKET * sockets + 2 * FRAME + sum(self.rows.values())
+        return SOCKET * sockets + FRAME + sum(self.rows.values())
 
     def _id(self, what: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.name}/{what}"))
@@ -116,15 +121,17 @@ def edit(object_info: dict[str, Any]) -> Block:
         "picture.", ["stylediffusion", "edit real image", "prompt to prompt"])
     model, clip, vae, image, prompt, targets, words, tau_c, tau_s = map(block.takes, (
         "model", "clip", "vae", "image", "prompt", "targets", "blend_words", "tau_c", "tau_s"))
-    block.column("Invert and learn, once a picture", 380)
+    block.column("Invert and learn, once a picture", 300)
     latent = block.add("VAEEncode", {"pixels": image, "vae": vae})["LATENT"]
     trajectory = block.add(INVERT, {
         "model": model, "clip": clip, "latent": latent, "prompt": prompt})["trajectory"]
+    block.beside(300)
     embedding = block.add(LEARN, {"model": model, "trajectory": trajectory})["value_embedding"]
-    block.column("Edit", 380)
+    block.column("Edit", 320)
     control = block.add(CONTROL, {
         "clip": clip, "trajectory": trajectory, "targets": targets, "tau_c": tau_c,
         "tau_s": tau_s, "blend_words": words})["control"]
+    block.beside(260)
     sampled = block.add(SAMPLE, {
         "model": model, "trajectory": trajectory, "value_embedding": embedding,
         "control": control})["latent"]

@@ -164,7 +164,7 @@ def main() -> None:
     print("Starting ComfyUI ...", flush=True)
     base = environment.base_directory("demo")
     with Server(environment.python, environment.host, base) as server:
-        print("Editing a picture with workflows/demo_edit.json", flush=True)
+        print("Editing a picture with workflows/Demo.json", flush=True)
         if wanted.trials:
             write_trials(server, wanted.out)
         else:

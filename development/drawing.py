@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .routing import LANE, Place, Routes, routed
+from .sizes import PREVIEW, SHOWING, TITLE, height_of, reach_of
 from .widgets import input_specs, widget_of
 
-GAP, MARGIN, TOP = 50, 20, 60
-SOCKET, WIDGET, TEXT_BOX, FRAME, PREVIEW = 20, 24, 100, 8, 300
-# What the page adds once a node runs (its preview) or is linked (the changed words).
-GROWTH = {**dict.fromkeys(("StyleDiffusionDDIMInvert", "StyleDiffusionLearnValueEmbedding",
-                           "StyleDiffusionGenerate", "StyleDiffusionSample",
-                           "SamplerCustomAdvanced"), 220),
-          "StyleDiffusionP2PlusController": 90}
+GAP, GUTTER, MARGIN, HEAD = 14, 40, 10, 30
+NOTE_LINE, NOTE_LETTER, NOTE_FRAME = 17, 5.2, 30
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#a1309b")
-
 
 @dataclass(frozen=True)
 class Output:
@@ -38,27 +34,38 @@ class Node:
 
 
 class Drawing:
-    """A graph that grows from left to right, one titled column after the other."""
+    """A graph that grows from left to right, column by column; a titled group has one or more."""
 
     def __init__(self, object_info: dict[str, Any]) -> None:
         self.info = object_info
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
         self.groups: list[dict[str, Any]] = []
-        self.left = MARGIN
+        self.places: dict[int, Place] = {}
+        self.columns, self.left, self.width, self.reached, self.bottom = 0, 0, 0, 0, 0
 
     def column(self, title: str, width: int) -> None:
-        """Begin a column; what is added from now on stands in it, from the top down."""
+        """Begin a group and its first column; what is added now stands in it, from the top down."""
         self.groups.append({
             "id": len(self.groups) + 1, "title": f"{len(self.groups) + 1}  {title}",
-            "bounding": [self.left - MARGIN, 0, width + 2 * MARGIN, TOP],
+            "bounding": [self._next_left() - MARGIN, 0, 2 * MARGIN, 0],
             "color": COLOURS[len(self.groups) % len(COLOURS)], "flags": {},
         })
-        self.left += width + 3 * MARGIN
+        self.beside(width)
 
-    def note(self, text: str, height: int) -> None:
-        """A note in the present column."""
-        self._place("MarkdownNote", height, title="Read me", widgets_values=[text])
+    def beside(self, width: int) -> None:
+        """Begin another column of the same group."""
+        self.left, self.width = self._next_left(), width
+        self.columns, self.reached = self.columns + 1, 0
+        bounding = self.groups[-1]["bounding"]
+        bounding[2] = self.left + width + MARGIN - bounding[0]
+
+    def note(self, text: str) -> None:
+        """A note in the present column, as high as its text."""
+        lines = sum(1 + int(len(part) * NOTE_LETTER / (self.width - 30))
+                    for part in text.splitlines())
+        self._place("MarkdownNote", NOTE_FRAME + NOTE_LINE * lines, 0, title="Read me",
+                    widgets_values=[text])
 
     def add(
         self, kind: str, links: dict[str, Output] | None = None, height: int = 0,
@@ -69,7 +76,8 @@ class Drawing:
         Raises KeyError for a type, link or value that the host's definitions do not have.
         """
         schema, links = self.info[kind], dict(links or {})
-        node = self._place(kind, height or self._height(schema))
+        height = max(height, height_of(schema, values, bool(models)))
+        node = self._place(kind, height, reach_of(schema, height))
         node["properties"] = {"Node name for S&R": kind, **({"models": models} if models else {})}
         node["widgets_values"] = []
         for name, type_of, options in input_specs(schema):
@@ -94,23 +102,34 @@ class Drawing:
 
     def graph(self) -> dict[str, Any]:
         """The finished graph, as the page saves one."""
-        bottom = max(node["pos"][1] + node["size"][1] for node in self.nodes) + MARGIN
+        routes = self._routes()
+        top = -HEAD - LANE * len(routes.lanes) - TITLE
         for group in self.groups:
-            group["bounding"][3] = bottom
+            group["bounding"][1], group["bounding"][3] = top, self.bottom + MARGIN - top
         return {
             "revision": 0, "last_node_id": len(self.nodes), "last_link_id": len(self.links),
             "nodes": self.nodes, "links": self.links, "groups": self.groups,
-            "extra": {"ds": {"scale": 0.8, "offset": [60, 60]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.8, "offset": [60, 60 - top]}, **routes.extra()},
+            "version": 0.4,
         }
 
-    def _place(self, kind: str, height: int, **more: Any) -> dict[str, Any]:
-        left, _, width, reached = self.groups[-1]["bounding"]
+    def _routes(self) -> Routes:
+        return routed(self.links, self.places, HEAD)
+
+    def _next_left(self) -> int:
+        return self.left + self.width + GUTTER if self.columns else self.left
+
+    def _place(self, kind: str, height: int, reach: int, **more: Any) -> dict[str, Any]:
+        top, number = self.reached, len(self.nodes) + 1
         node = {
-            "id": len(self.nodes) + 1, "type": kind, "pos": [left + MARGIN, reached],
-            "size": [width - 2 * MARGIN, height], "flags": {}, "order": len(self.nodes), "mode": 0,
+            "id": number, "type": kind, "pos": [self.left, top + TITLE],
+            "size": [self.width, height], "flags": {}, "order": len(self.nodes), "mode": 0,
             "inputs": [], "outputs": [], "properties": {}, **more,
         }
-        self.groups[-1]["bounding"][3] = reached + height + GAP
+        self.places[number] = Place(self.columns, self.left, self.left + self.width, top)
+        self.reached = top + TITLE + max(height, reach) + GAP
+        shown = PREVIEW if kind in SHOWING else 0
+        self.bottom = max(self.bottom, top + TITLE + height + shown)
         self.nodes.append(node)
         return node
 
@@ -120,15 +139,6 @@ class Drawing:
         feeding = self.nodes[source.node - 1]["outputs"][source.slot]
         feeding["links"] = [*(feeding["links"] or []), number]
         return number
-
-    def _height(self, schema: dict[str, Any]) -> int:
-        """What the page needs for a node: sockets, then widgets, then the picture of an outlet."""
-        specs = list(input_specs(schema))
-        widgets = [options for name, kind, options in specs if widget_of(name, kind, options)]
-        sockets = max(len(specs) - len(widgets), len(schema["output"]))
-        rows = sum(TEXT_BOX if options.get("multiline") else WIDGET for options in widgets)
-        shown = PREVIEW if schema["output_node"] else GROWTH.get(schema["name"], 0)
-        return SOCKET * sockets + FRAME + rows + (FRAME if widgets else 0) + shown
 
 
 def _first(type_of: Any, options: dict[str, Any]) -> Any:

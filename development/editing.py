@@ -22,7 +22,7 @@ from .graph import Prompt, to_prompt
 from .places import ROOT
 from .server import Progress, Server
 
-GRAPH = ROOT / "workflows" / "demo_edit.json"
+GRAPH = ROOT / "workflows" / "Demo.json"
 DECIMALS = 2
 
 

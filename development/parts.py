@@ -35,12 +35,15 @@ PHOTO_EDIT = "a drawing of a girl in a red dress on a green hill"
 AGAIN = "Invert and learn, once a picture"
 EDIT = "Edit, as often as you like"
 Source = dict[str, Output]
+# Six columns with their gutters are as wide as a small window shows readably.
+FIRST, INVERTING, LEARNING, EDITING, SAMPLING, LOOKING = 230, 250, 235, 280, 226, 256
+WIDE, HEAT, SAVING = 520, 375, 530
 
 
 def demo_parts(drawing: Drawing, note: str) -> tuple[Source, Node]:
     """The demo model and its picture under a note."""
-    drawing.column("Model and picture", 320)
-    drawing.note(note, _note_height(note))
+    drawing.column("Model and picture", FIRST)
+    drawing.note(note)
     model = drawing.add(MODEL)
     trial = trials.DEMO
     scene = drawing.add(SCENE, object=trial.object, colour=trial.colour, place=trial.place,
@@ -48,66 +51,102 @@ def demo_parts(drawing: Drawing, note: str) -> tuple[Source, Node]:
     return {"MODEL": model["model"], "CLIP": model["clip"], "VAE": model["vae"]}, scene
 
 
-def photo_parts(drawing: Drawing, note: str) -> tuple[Source, Output]:
-    """A checkpoint and a photo of a size it knows, under a note."""
-    drawing.column("Model and photo", 360)
-    drawing.note(note, _note_height(note))
-    model = drawing.add("CheckpointLoaderSimple", None, 0, [CHECKPOINT],
-                        ckpt_name=CHECKPOINT["name"])
-    photo = drawing.add("LoadImage", None, 340, image=PHOTO)
-    scaled = drawing.add("ImageScaleToTotalPixels", {"image": photo["IMAGE"]},
-                         upscale_method="lanczos", megapixels=0.25)
-    return model.outputs, scaled["IMAGE"]
+def checkpoint(drawing: Drawing, note: str) -> Source:
+    """A checkpoint under a note."""
+    drawing.column("Model and photo", FIRST)
+    drawing.note(note)
+    return drawing.add("CheckpointLoaderSimple", None, 0, [CHECKPOINT],
+                       ckpt_name=CHECKPOINT["name"]).outputs
 
 
-def _note_height(note: str) -> int:
-    """Enough for the page's small letters."""
-    return 80 + 18 * (len(note) // 50 + note.count("\n"))
+def photograph(drawing: Drawing) -> tuple[Output, Output]:
+    """(a photo, its mask)."""
+    photo = drawing.add("LoadImage", image=PHOTO)
+    return photo["IMAGE"], photo["MASK"]
+
+
+def scaled(drawing: Drawing, photo: Output) -> Output:
+    """A photo at a size the checkpoint knows."""
+    return drawing.add("ImageScaleToTotalPixels", {"image": photo},
+                       upscale_method="lanczos", megapixels=0.25)["IMAGE"]
+
+
+def inverted(
+    drawing: Drawing, model: Source, image: Output, controlled: Source | None = None, /,
+    prompt: str = SOURCE,
+) -> Output:
+    """The trajectory of a picture, in the present column; with more links to the inversion."""
+    latent = drawing.add("VAEEncode", {"pixels": image, "vae": model["VAE"]})["LATENT"]
+    return drawing.add(INVERT, {
+        "model": model["MODEL"], "clip": model["CLIP"], "latent": latent, **(controlled or {})},
+        prompt=prompt)["trajectory"]
 
 
 def learnt(
-    drawing: Drawing, model: Source, image: Output, more: Source | None = None,
-    controlled: Source | None = None, /, prompt: str = SOURCE, **learning: Any,
+    drawing: Drawing, model: Source, trajectory: Output, more: Source | None = None, /,
+    **learning: Any,
+) -> Output:
+    """The value embedding of a trajectory, in the present column; with more links to learning."""
+    return drawing.add(LEARN, {
+        "model": model["MODEL"], "trajectory": trajectory, **(more or {})},
+        **learning)["value_embedding"]
+
+
+def inverted_and_learnt(
+    drawing: Drawing, model: Source, image: Output
 ) -> tuple[Output, Output]:
-    """(trajectory, value embedding) of a picture; with more links to learning or inversion."""
-    drawing.column(AGAIN, 380)
-    latent = drawing.add("VAEEncode", {"pixels": image, "vae": model["VAE"]})["LATENT"]
-    trajectory = drawing.add(INVERT, {
-        "model": model["MODEL"], "clip": model["CLIP"], "latent": latent, **(controlled or {})},
-        prompt=prompt)["trajectory"]
-    embedding = drawing.add(LEARN, {
-        "model": model["MODEL"], "trajectory": trajectory, **(more or {})}, **learning)
-    return trajectory, embedding["value_embedding"]
+    """(trajectory, value embedding) of the demo's picture, in a group of two columns."""
+    drawing.column(AGAIN, INVERTING)
+    trajectory = inverted(drawing, model, image)
+    drawing.beside(LEARNING)
+    return trajectory, learnt(drawing, model, trajectory)
 
 
 def drawing_edits(
-    drawing: Drawing, model: Source, trajectory: Output, **wishes: Any
+    drawing: Drawing, model: Source, trajectory: Output, height: int = 0, /, **wishes: Any
 ) -> Output:
     """A control for the demo's two edits, or others."""
-    drawing.column(EDIT, 380)
+    drawing.column(EDIT, EDITING)
     usual = {"targets": "\n".join(scenes.caption(edit) for edit in trials.DEMO.edits),
              "blend_words": f"{trials.DEMO.object}, {trials.DEMO.new_object}", **TAUS, **REGION}
-    return drawing.add(CONTROL, {"clip": model["CLIP"], "trajectory": trajectory},
+    return drawing.add(CONTROL, {"clip": model["CLIP"], "trajectory": trajectory}, height,
                        **{**usual, **wishes})["control"]
 
 
 def photo_control(
-    drawing: Drawing, model: Source, trajectory: Output, targets: str
+    drawing: Drawing, model: Source, trajectory: Output, mask: Output | None = None
 ) -> Output:
-    """A control for an edit of the whole photo."""
-    drawing.column(EDIT, 380)
-    return drawing.add(CONTROL, {"clip": model["CLIP"], "trajectory": trajectory},
-                       targets=targets, blend_words="dress")["control"]
+    """A control for an edit of the photo, with the region that is painted on it if any is."""
+    drawing.column(EDIT, EDITING)
+    links = {"clip": model["CLIP"], "trajectory": trajectory, **({"mask": mask} if mask else {})}
+    return drawing.add(CONTROL, links, targets=PHOTO_EDIT, blend_words="dress")["control"]
 
 
 def sampled(
-    drawing: Drawing, model: Source, trajectory: Output, embedding: Output, control: Output,
-    prefix: str,
+    drawing: Drawing, model: Source, trajectory: Output, embedding: Output | None,
+    control: Output, **wishes: Any,
+) -> Output:
+    """The latents of reconstruction and edits, in the present column."""
+    return drawing.add(SAMPLE, {
+        "model": model["MODEL"], "trajectory": trajectory,
+        **({"value_embedding": embedding} if embedding else {}), "control": control},
+        **wishes)["latent"]
+
+
+def shown(
+    drawing: Drawing, model: Source, latent: Output, prefix: str, height: int = SAVING
 ) -> None:
-    """Reconstruction and edits as pictures."""
-    latent = drawing.add(SAMPLE, {
-        "model": model["MODEL"], "trajectory": trajectory, "value_embedding": embedding,
-        "control": control})["latent"]
-    drawing.column("Look", 420)
+    """Reconstruction and edits as pictures, in the present column."""
     decoded = drawing.add("VAEDecode", {"samples": latent, "vae": model["VAE"]})["IMAGE"]
-    drawing.add("SaveImage", {"images": decoded}, 820, filename_prefix=prefix)
+    drawing.add("SaveImage", {"images": decoded}, height, filename_prefix=prefix)
+
+
+def sampled_and_shown(
+    drawing: Drawing, model: Source, trajectory: Output, embedding: Output | None,
+    control: Output, prefix: str, **wishes: Any,
+) -> None:
+    """Sampling beside the controller, and the pictures in a group of their own."""
+    drawing.beside(SAMPLING)
+    latent = sampled(drawing, model, trajectory, embedding, control, **wishes)
+    drawing.column("Look", LOOKING)
+    shown(drawing, model, latent, prefix)

@@ -26,7 +26,8 @@ from .server import Server, checked
 
 SIZE = {"width": 2600, "height": 1700}
 DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
-SHEETS = {"heatmaps": "StyleDiffusionHeatmaps", "tau_sweep": "StyleDiffusionTauSweep"}
+SHEETS = {"See where words look": ("StyleDiffusionHeatmaps", "heatmaps"),
+          "Sweep two taus": ("StyleDiffusionTauSweep", "tau_sweep")}
 THUMBNAIL, GRAPH_WIDTH, NODE_SCALE = 1000, 1800, 1.5
 NODE_SIDE, NODE_BYTES = 900, 40_000
 SETTLING_MS, RUN_SECONDS = 1500, 900.0
@@ -104,11 +105,12 @@ def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> N
     graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     page.evaluate("graph => app.loadGraphData(graph, true, true)", graph)
     page.wait_for_timeout(SETTLING_MS)
-    if not name.startswith("photo"):
+    if not name.startswith("Edit a photo"):
         images = run(page, server)
-        sheets = [node["id"] for node in graph["nodes"] if node["type"] == SHEETS.get(name)]
+        kind, file = SHEETS.get(name, (None, None))
+        sheets = [node["id"] for node in graph["nodes"] if node["type"] == kind]
         for node_id in sheets[:1]:
-            (DOCS / f"{name}.png").write_bytes(images[str(node_id)][0])
+            (DOCS / f"{file}.png").write_bytes(images[str(node_id)][0])
     boxes = page.evaluate(BOUNDS)
     left, top = (min(box[i] for box in boxes) - 10 for i in (0, 1))
     right, bottom = (max(box[i] for box in boxes) + 10 for i in (2, 3))
@@ -116,7 +118,7 @@ def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> N
     image = view(page, (left, top, right, bottom), scale)
     small = image.resize((THUMBNAIL, round(image.height * THUMBNAIL / image.width)))
     small.save(FOLDER / f"{name}.jpg", quality=85)
-    if name == "demo_edit":
+    if name == "Demo":
         image.save(DOCS / "graph.jpg", quality=88)
     photograph_nodes(page, shown)
 

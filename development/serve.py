@@ -11,7 +11,7 @@ from .environment import Environment
 from .places import PACK_NAME, ROOT
 from .server import Server, ServerError, is_free
 
-OPENED = "demo_edit"
+OPENED = "Demo"
 
 
 def run(environment: Environment, browser: bool, port: int | None) -> int:

@@ -36,7 +36,7 @@ def test_the_templates_dialog_shows_the_packs_graphs_with_their_thumbnails(
     window.page.get_by_role("button", name="Templates", exact=True).click()
     dialog = window.page.get_by_role("dialog")
     dialog.get_by_text(PACK_NAME, exact=True).click()
-    dialog.get_by_test_id("template-workflow-demo_edit").wait_for()
+    dialog.get_by_test_id("template-workflow-Demo").wait_for()
     cards = dialog.locator("[data-testid^=template-workflow-]")
     names = cards.evaluate_all("cards => cards.map(card => card.dataset.testid)")
     assert sorted(names) == sorted(f"template-workflow-{name}" for name in EXAMPLES)
@@ -45,7 +45,7 @@ def test_the_templates_dialog_shows_the_packs_graphs_with_their_thumbnails(
         card.scroll_into_view_if_needed()
         card.locator("img").first.wait_for()
     window.until(lambda: cards.locator("img").evaluate_all("all => all.every(i => i.naturalWidth)"))
-    dialog.get_by_test_id("template-workflow-demo_edit").click()
+    dialog.get_by_test_id("template-workflow-Demo").click()
     dialog.wait_for(state="hidden")
     window.page.wait_for_function(
         "() => app.graph._nodes.some(node => node.type === 'StyleDiffusionSample')")
@@ -91,7 +91,7 @@ def test_a_korean_page_shows_the_nodes_in_korean(window: "Window") -> None:
     change = "value => app.extensionManager.setting.set('Comfy.Locale', value)"
     window.page.evaluate(change, "ko")
     try:
-        window.open("demo_edit")
+        window.open("Demo")
         shown: list[Any] = window.page.evaluate(
             "() => app.graph._nodes.map(node => [node.type, node.title, node.widgets.map("
             "widget => [widget.name, widget.label])])")

@@ -19,7 +19,7 @@ TROUBLE = re.compile(r"\[(WARNING|ERROR|CRITICAL)\]|\w*Warning:|Traceback")
 SHOWN = "kind => app.graph._nodes.find(node => node.type === kind).imgs?.map(i => i.naturalWidth)"
 
 
-def open_short(window: "Window", name: str = "demo_edit") -> None:
+def open_short(window: "Window", name: str = "Demo") -> None:
     """A graph at five steps, of which nothing has run yet."""
     graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     for node in graph["nodes"]:
@@ -48,7 +48,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def test_the_demo_runs_with_progress_previews_and_three_pictures(window: "Window") -> None:
-    window.open("demo_edit")
+    window.open("Demo")
     window.run()
     learning, sampling = id_of(window, LEARN), id_of(window, SAMPLE)
     steps = [(data["node"], data["value"]) for data in window.of("progress")]
@@ -99,7 +99,8 @@ def test_another_word_in_the_targets_runs_only_the_edit_again(window: "Window") 
 
 
 @pytest.mark.parametrize("name, kind, width", [
-    ("tau_sweep", "StyleDiffusionTauSweep", 560), ("heatmaps", "StyleDiffusionHeatmaps", 832)])
+    ("Sweep two taus", "StyleDiffusionTauSweep", 560),
+    ("See where words look", "StyleDiffusionHeatmaps", 832)])
 def test_a_node_with_a_sheet_shows_it_and_no_preview_in_its_place(
     window: "Window", name: str, kind: str, width: int
 ) -> None:

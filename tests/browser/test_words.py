@@ -50,7 +50,7 @@ def test_each_line_shows_what_it_strikes_and_what_it_adds(demo: "Window") -> Non
 
 
 def test_four_lines_all_fit(demo: "Window") -> None:
-    demo.load(json.loads((FOLDER / "several_edits.json").read_text(encoding="utf-8")))
+    demo.load(json.loads((FOLDER / "Several edits at once.json").read_text(encoding="utf-8")))
     assert len(lines(demo)) == 4
     heights = panel(demo).evaluate("panel => [panel.scrollHeight, panel.clientHeight]")
     assert heights[0] <= heights[1]

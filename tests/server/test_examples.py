@@ -19,8 +19,8 @@ from tests.host.test_vision import tower_file
 
 OUTLETS = ("SaveImage", "StyleDiffusionComparisonSheet", "StyleDiffusionTauSweep",
            "StyleDiffusionHeatmaps")
-PHOTOS = [name for name in examples.EXAMPLES if name.startswith("photo")]
-OTHERS = [name for name in examples.EXAMPLES if name not in (*PHOTOS, "load_inversion")]
+PHOTOS = [name for name in examples.EXAMPLES if name.startswith("Edit a photo")]
+OTHERS = [name for name in examples.EXAMPLES if name not in (*PHOTOS, "Edit a saved inversion")]
 NEEDED = {"checkpoints": parts.CHECKPOINT["name"], "clip_vision": parts.VISION["name"],
           "loras": parts.LORA, "controlnet": parts.CONTROL_NET["name"]}
 pytestmark = pytest.mark.usefixtures("silent")
@@ -86,7 +86,7 @@ def test_every_shipped_graph_is_an_example_with_a_thumbnail() -> None:
 def test_a_graph_without_downloads_runs_to_the_end(server: Server, name: str) -> None:
     found = pictures(server, name)
     assert found.keys() <= set(OUTLETS)
-    assert found or name == "save_inversion"
+    assert found or name == "Save an inversion"
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -95,8 +95,8 @@ def test_a_graph_with_downloads_runs_on_random_weights(equipped: Server, name: s
 
 
 def test_an_inversion_that_was_saved_is_edited_by_the_other_graph(server: Server) -> None:
-    pictures(server, "save_inversion")
-    prompt = short(to_prompt(graph(server, "load_inversion"), server.object_info()))
+    pictures(server, "Save an inversion")
+    prompt = short(to_prompt(graph(server, "Edit a saved inversion"), server.object_info()))
     (loader,) = (node for node in prompt.values()
                  if node["class_type"] == "StyleDiffusionLoadInversion")
     choices = server.object_info()["StyleDiffusionLoadInversion"]["input"]["required"]["file"]

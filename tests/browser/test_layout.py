@@ -1,0 +1,86 @@
+"""Every template as it opens: whole in the window, large enough to be read, nothing covered."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from development.examples import EXAMPLES
+from tests.browser.conftest import MODES, NODES_2
+from tests.browser.test_running import open_short
+
+if TYPE_CHECKING:
+    from tests.browser.window import Window
+
+WINDOWS = ((1366, 640), (1600, 950), (1920, 1080))
+# The canvas leaves out all text below 8 / 14 = 0.571, by the page's default.
+READABLE = 0.6
+ZOOM = "() => app.canvas.ds.scale"
+# (title, left, top, right, bottom) in the canvas' own units: on the canvas what it draws, in Nodes
+# 2.0 what stands in the document.
+BOXES = """() => app.graph._nodes.map(node => {
+    const shown = document.querySelector(`[data-node-id="${node.id}"]`)
+    const scale = app.canvas.ds.scale
+    const [left, top] = [node.pos[0], node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT]
+    const { width, height } = shown?.getBoundingClientRect() ?? {}
+    const box = shown ? [width / scale, height / scale] : [...node.boundingRect].slice(2)
+    return [node.title, left, top, left + box[0], top + box[1]]
+})"""
+OPENED = "() => app.graph._nodes.forEach(node => { node.showAdvanced = true })"
+IN_DOCUMENT = "() => document.querySelectorAll('[data-node-id]').length"
+
+
+def overlaps(window: "Window") -> list[tuple[str, str]]:
+    """The titles of every two nodes of which one covers a part of the other."""
+    boxes: list[list[Any]] = window.page.evaluate(BOXES)
+    return [(one[0], other[0]) for i, one in enumerate(boxes) for other in boxes[i + 1:]
+            if all(one[k] < other[k + 2] and other[k] < one[k + 2] for k in (1, 2))]
+
+
+def test_two_boxes_that_share_a_part_are_found(either: "Window") -> None:
+    either.fetch("Demo")
+    either.settle()
+    assert either.page.evaluate(IN_DOCUMENT) == (10 if is_new(either) else 0)
+    either.page.evaluate("""() => {
+        const [one, other] = app.graph._nodes
+        other.pos = [one.pos[0], one.pos[1] + one.size[1] + 10]
+    }""")
+    either.settle()
+    titles: list[str] = either.page.evaluate("() => app.graph._nodes.map(node => node.title)")
+    assert (titles[0], titles[1]) in overlaps(either)
+
+
+def is_new(window: "Window") -> bool:
+    found: bool = window.page.evaluate(
+        "name => app.extensionManager.setting.get(name)", NODES_2)
+    assert found in MODES.values()
+    return found
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_another(
+    either: "Window", name: str
+) -> None:
+    page = either.page
+    zooms = {}
+    try:
+        for width, height in WINDOWS:
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function("size => app.canvas.canvas.clientWidth > 0.9 * size", arg=width)
+            either.fetch(name)
+            zooms[width, height] = page.evaluate(ZOOM)
+            either.settle()
+            assert overlaps(either) == []
+        page.evaluate(OPENED)
+        either.settle()
+        assert overlaps(either) == []
+    finally:
+        page.set_viewport_size({"width": 1600, "height": 950})
+    assert min(zooms.values()) >= READABLE, zooms
+    either.said_nothing()
+
+
+def test_after_a_run_no_picture_covers_another_node(either: "Window") -> None:
+    open_short(either)
+    assert overlaps(either) == []
+    either.run()
+    assert overlaps(either) == []

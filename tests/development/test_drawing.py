@@ -1,0 +1,81 @@
+"""The shipped graphs: how large they are, and where their links run."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from development.examples import EXAMPLES, FOLDER
+
+WIDEST, HIGHEST = 1687, 780  # 0.75 of a window of 1366x640 holds them and 20 more at a zoom of 0.6
+TITLE, SLOT = 30, 20
+Point = tuple[float, float]
+every_graph = pytest.mark.parametrize("name", EXAMPLES)
+
+
+def shipped(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def boxes(graph: dict[str, Any]) -> dict[int, tuple[float, float, float, float]]:
+    """(left, top, right, bottom) of every node with its title."""
+    return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE,
+                         node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
+            for node in graph["nodes"]}
+
+
+def ways(graph: dict[str, Any]) -> Iterator[tuple[int, list[Point]]]:
+    """(number, corners) of every link: its output, its bends, its input."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    bends = {bend["id"]: bend for bend in graph["extra"]["reroutes"]}
+    last = {found["id"]: found["parentId"] for found in graph["extra"]["linkExtensions"]}
+    for number, origin, slot, target, place, _ in graph["links"]:
+        start, end = nodes[origin], nodes[target]
+        between, bend = [], last.get(number)
+        while bend:
+            assert number in bends[bend]["linkIds"]
+            between.append((bends[bend]["pos"][0], bends[bend]["pos"][1]))
+            bend = bends[bend].get("parentId")
+        sockets = [found for found in end["inputs"] if "widget" not in found]
+        row = sockets.index(end["inputs"][place])
+        yield number, [
+            (start["pos"][0] + start["size"][0], start["pos"][1] + SLOT * (slot + 0.5)),
+            *reversed(between), (end["pos"][0], end["pos"][1] + SLOT * (row + 0.5))]
+
+
+def meets(one: Point, other: Point, box: tuple[float, float, float, float]) -> bool:
+    """Whether a straight line comes inside a box, its edge left out."""
+    points = [tuple(a + (b - a) * i / 400 for a, b in zip(one, other, strict=True))
+              for i in range(401)]
+    return any(box[0] < x < box[2] and box[1] < y < box[3] for x, y in points)
+
+
+def test_a_line_through_a_box_is_found_and_one_along_its_edge_is_not() -> None:
+    assert meets((0, 0), (10, 10), (4, 4, 6, 6))
+    assert not meets((0, 4), (10, 4), (4, 4, 6, 6))
+
+
+@every_graph
+def test_a_graph_is_no_larger_than_a_small_window_shows_readably(name: str) -> None:
+    found = boxes(shipped(name)).values()
+    assert max(b[2] for b in found) - min(b[0] for b in found) <= WIDEST
+    assert max(b[3] for b in found) - min(b[1] for b in found) <= HIGHEST
+
+
+@every_graph
+def test_no_link_runs_behind_a_node(name: str) -> None:
+    graph = shipped(name)
+    behind = [(number, node) for number, corners in ways(graph)
+              for one, other in zip(corners, corners[1:], strict=False)
+              for node, box in boxes(graph).items() if meets(one, other, box)]
+    assert behind == []
+
+
+@every_graph
+def test_every_node_stands_in_a_group_of_its_own_column(name: str) -> None:
+    graph = shipped(name)
+    for left, top, right, bottom in boxes(graph).values():
+        assert sum(x <= left and y <= top and right <= x + width and bottom <= y + height
+                   for x, y, width, height in (g["bounding"] for g in graph["groups"])) == 1
