@@ -56,20 +56,18 @@ def test_losses_of_another_form_begin_anew(tmp_path: Path, losses: torch.Tensor)
     assert unfinished.load(path, "k", LIKE, FIRST) is None
 
 
-@pytest.mark.parametrize("breaks", ["while writing", "before"])
+@pytest.mark.parametrize("breaks", ["write_bytes", "replace"])
 def test_what_cannot_be_written_leaves_the_old_file_and_nothing_beside_it(
     breaks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = begun(tmp_path / "run", "1")
 
-    def full(tensors: Any, beside: Path, *_: Any) -> None:
-        if breaks == "while writing":
-            beside.write_bytes(b"half")
+    def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished, "save_file", full)
+        patch.setattr(Path, breaks, full)
         with pytest.raises(OSError, match="No space left"):
             begun(path, "2")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
