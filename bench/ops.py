@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stylediffusion.alignment import Alignment
 from stylediffusion.artifacts import Trajectory, ValueEmbedding
-from stylediffusion.control import TAUS, Control, Target, Window, WordMasks
+from stylediffusion.control import Control, Target, Window, WordMasks
 from stylediffusion.host import guider, inverting, sampling
 from stylediffusion.host.learning import LearningWishes, learn_value_embedding
 from stylediffusion.host.model import fingerprint, training_alphas
@@ -48,8 +48,8 @@ def target(prompt: Any, mode: str) -> Target:
 
 def control(subject: subjects.Subject, mode: str, count: int) -> Control:
     """The same edit as several targets, all windows open for half of the steps."""
-    windows = {tau: Window(0.0, 0.5) for tau in TAUS}
-    return Control("", (target(subject.negative, mode),) * count, **windows)
+    half = Window(0.0, 0.5)
+    return Control("", (target(subject.negative, mode),) * count, half, half, half, half)
 
 
 def walked(subject: subjects.Subject) -> Trajectory:

@@ -9,6 +9,7 @@ of the host's own kernel, and what is the same in all layers is made once a call
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -36,7 +37,7 @@ class Phase:
     """
 
     hears: Tensor
-    looks: dict[int, tuple[int, ...]]
+    looks: Mapping[int, tuple[int, ...]]
     crossing: Tensor
     keeping: Tensor
     through: Tensor

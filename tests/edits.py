@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
-from stylediffusion_pack.stylediffusion.host import guider, inverting, sampling
+from stylediffusion_pack.stylediffusion.host import inverting, sampling
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 
 from . import textbook

@@ -24,10 +24,13 @@ class FrozenControlNet(ControlBase):
     is loaded, started and cleaned by the host, as in any chain.
     """
 
+    sigmas: Tensor | None = None
+    asked: Any = None
+    answer: dict[str, list[Tensor | None]] | None = None
+
     def __init__(self, control_net: ControlBase) -> None:
         super().__init__()
         self.set_previous_controlnet(control_net)
-        self.forget()
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int,
@@ -48,9 +51,7 @@ class FrozenControlNet(ControlBase):
 
     def forget(self) -> None:
         """Let go of the last answer."""
-        self.sigmas: Tensor | None = None
-        self.asked: Any = None
-        self.answer: dict[str, list[Tensor | None]] | None = None
+        self.sigmas = self.asked = self.answer = None
 
 
 def with_copied_skips(model_options: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         require_size(latent_image, self.trajectory)
         require_own_road(self.trajectory, noise, sigmas)
         chosen = portions(self.model_patcher, self.trajectory, self.control)
-        runs, seen = [], []
+        runs: list[tuple[Tensor, Tensor]] = []
+        seen: list[Tensor] = []
         for place, targets in enumerate(chosen):
             follow = _following(callback, place, len(chosen), seen)
             runs.append(self._sample(

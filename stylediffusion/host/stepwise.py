@@ -74,8 +74,8 @@ class BetweenSteps:
         (columns,) = self.run.columns
         heat, subtract = columns.unflatten(1, (2, 2)).unbind(2)
         subtracts = any(control.targets[i].subtract is not None for i in control.word_targets)
-        return blend_mask(
-            heat, subtract if subtracts else None, *latents.shape[-2:], control.blend)
+        height, width = latents.shape[-2:]
+        return blend_mask(heat, subtract if subtracts else None, height, width, control.blend)
 
 
 def stepwise(sampler: comfy.samplers.Sampler, run: EditRun, after: BetweenSteps

@@ -115,8 +115,9 @@ class HostLearningModel:
     def _on_corner(self, side: int) -> HostLearningModel:
         """The same, which sees of a latent, and of what goes with it, one corner."""
         own = copy.copy(self)
-        own.prompts = tuple([{**entry, "area": (side, side, 0, 0)} for entry in prompt]
-                            for prompt in self.prompts)
+        positive, negative = (
+            [{**entry, "area": (side, side, 0, 0)} for entry in prompt] for prompt in self.prompts)
+        own.prompts = positive, negative
         return own
 
     def _hearing(
