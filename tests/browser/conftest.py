@@ -1,5 +1,6 @@
 """One real ComfyUI for all tests of this folder, a browser a file, a window a test."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from demo import scenes, trials
 from development import browser
 from development.environment import ensure
 from development.server import Server
@@ -36,6 +38,14 @@ def server(able: None) -> Iterator[Server]:
     browser.new_user(base)
     with Server(environment.python, environment.host, base) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def photo(server: Server) -> None:
+    """The host's own example picture, which a new base directory does not have."""
+    written = io.BytesIO()
+    scenes.draw(trials.DEMO.scene).save(written, "PNG")
+    server.upload_image("example.png", written.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,19 @@
 """Every example graph, opened from the Templates dialog."""
 
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo import scenes, trials
 from development.examples import EXAMPLES, FOLDER
-from development.server import Server
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
 
-PHOTO = "example.png"
 UNKNOWN = """() => app.graph._nodes.map(node => node.type)
     .filter(type => !(type in LiteGraph.registered_node_types))"""
 IN_RED = "() => app.graph._nodes.filter(node => node.has_errors).map(node => node.type)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def photo(server: Server) -> None:
-    """The host's own example picture, which a new base directory does not have."""
-    written = io.BytesIO()
-    scenes.draw(trials.DEMO.scene).save(written, "PNG")
-    server.upload_image(PHOTO, written.getvalue())
+pytestmark = pytest.mark.usefixtures("photo")
 
 
 def shipped(name: str) -> dict[str, Any]:

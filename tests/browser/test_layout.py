@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WINDOWS = ((1366, 640), (1600, 950), (1920, 1080))
 # The canvas leaves out all text below 8 / 14 = 0.571, by the page's default.
 READABLE = 0.6
+pytestmark = pytest.mark.usefixtures("photo")
 ZOOM = "() => app.canvas.ds.scale"
 # (title, left, top, right, bottom) in the canvas' own units: on the canvas what it draws, in Nodes
 # 2.0 what stands in the document.
