@@ -91,10 +91,10 @@ def test_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     begun = time.monotonic()
     with (
         pytest.raises(ServerError, match="not ready after"),
-        server_of(tmp_path, "import time; time.sleep(60)", startup_seconds=0.1),
+        server_of(tmp_path, "import time; time.sleep(600)", startup_seconds=0.1),
     ):
         pass
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 200, "neither its end nor the usual 240 s were waited for"
 
 
 def test_pack_that_cannot_be_imported_is_an_error(tmp_path: Path) -> None:

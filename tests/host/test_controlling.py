@@ -39,6 +39,14 @@ def test_every_line_is_an_edit_and_auto_chooses_by_word_count(clip: Any) -> None
         ("a painting of a brown boat", "replace"), ("a painting of a big brown cat", "refine")]
 
 
+def test_a_forced_mode_stands_where_auto_would_choose_another(clip: Any) -> None:
+    """Forced Refine leaves the one changed word, at position 6, its own map; Replace does not."""
+    for mode, kept in (("refine", [6]), ("replace", []), ("auto", [])):
+        (target,) = make(clip, "a painting of a brown boat", mode).targets
+        assert target.mode == ("refine" if mode == "refine" else "replace")
+        assert (target.alignment.aligned == 0).nonzero().flatten().tolist() == kept
+
+
 def test_no_target_is_an_error_with_a_remedy(clip: Any) -> None:
     with pytest.raises(ValueError, match="targets is empty; write the edited prompt"):
         make(clip, "  \n ")
@@ -58,8 +66,9 @@ def test_a_target_equal_to_the_source_is_a_warning_that_quotes_it(
     clip: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="stylediffusion"):
-        make(clip, SOURCE)
-    assert f"'{SOURCE}', is the source prompt itself" in caplog.text
+        make(clip, f"{BOAT}\n{SOURCE}\n{BIG}")
+    (said,) = caplog.messages
+    assert said.startswith(f"line 2 of targets, '{SOURCE}', is the source prompt itself")
 
 
 def test_a_control_of_another_prompt_names_both_and_the_socket(clip: Any) -> None:
@@ -113,6 +122,18 @@ def test_emphasis_is_a_factor_at_the_words_tokens_where_it_occurs(clip: Any) -> 
     assert first.emphasis is not None and second.emphasis is not None
     assert (tokens(first.emphasis != 1), tokens(second.emphasis != 1)) == ([5], [5, 6])
     assert second.emphasis[5] == 0.5 and second.emphasis[6] == 2
+
+
+def test_emphasis_between_semicolons_is_of_one_target_each(clip: Any) -> None:
+    first, second, third = wished(
+        clip, f"{BOAT}\n{BIG}\n{BOAT}", emphasis="boat: 3; brown: 2, big: 0.5;").targets
+    assert first.emphasis is not None and second.emphasis is not None and third.emphasis is None
+    assert first.emphasis.tolist() == [3 if i == 6 else 1 for i in range(77)]
+    assert second.emphasis.tolist() == [{5: 0.5, 6: 2}.get(i, 1) for i in range(77)]
+    with pytest.raises(ValueError, match="'big', written in emphasis"):
+        wished(clip, f"{BOAT}\n{BIG}", emphasis="big: 2; big: 2")
+    with pytest.raises(ValueError, match="'boat', written in emphasis"):
+        wished(clip, f"{BOAT}\n{BIG}", emphasis="boat: 2; boat: 2")
 
 
 def test_emphasis_alone_makes_an_edit_of_the_source_prompt(
@@ -236,3 +257,14 @@ def test_of_several_masks_only_those_that_are_painted_stand_in_for_words(clip: A
     assert first.mask is None and first.blend is not None
     assert second.mask is not None and second.blend is None
     assert made.word_targets == [0]
+
+
+def test_a_mask_with_one_painted_cell_is_not_called_empty(
+    clip: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 30, 30] = 1
+    with caplog.at_level(logging.WARNING, logger="stylediffusion"):
+        painted(clip, mask)
+        assert make(clip, BOAT).targets[0].mask is None
+    assert not caplog.messages

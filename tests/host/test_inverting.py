@@ -83,14 +83,6 @@ def test_a_batch_is_an_error_that_counts_its_images() -> None:
         inverting.require_one_image({"samples": torch.zeros(3, 4, 8, 8)})
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 8, 8, 8), (4, 8, 8)])
-def test_a_latent_that_is_no_picture_is_an_error_that_gives_its_shape(
-    shape: tuple[int, ...]
-) -> None:
-    with pytest.raises(ValueError, match=rf"has shape \({', '.join(map(str, shape))}\), but one"):
-        inverting.require_one_image({"samples": torch.zeros(shape)})
-
-
 def test_a_noise_mask_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="noise mask.*VAE Encode"):
         inverting.require_one_image(latent(noise_mask=torch.ones(1, 8, 8)))

@@ -1,5 +1,6 @@
 """Spans of words, their windows and emphasis vectors, against those of the released code."""
 
+import re
 from typing import Any
 
 import pytest
@@ -104,19 +105,40 @@ def test_windows_hold_at_the_recorded_steps(
     assert torch.equal(second[:, 0], 1 - held * aligned)
 
 
-@pytest.mark.parametrize("number", CLEAN)
-def test_emphasis_is_the_recorded_vector(clip: Any, number: int) -> None:
-    pair = PAIRS[number]
-    compared = 0
-    for place, (words, values) in enumerate(FACTS["equalizers"]):
-        words = [words] if isinstance(words, str) else words
-        wish = ", ".join(f"{w}: {v}" for w, v in zip(words, values, strict=True))
-        if not all(word in pair["b"].split(" ") for word in words):
-            with pytest.raises(ValueError, match="written in emphasis, is not in"):
-                edit(clip, pair, control.Window(0.0, 1.0), emphasis=wish + ", nowhere: 2")
-            continue
-        (target,) = edit(clip, pair, control.Window(0.0, 1.0), emphasis=wish).targets
-        assert target.emphasis is not None
-        assert torch.equal(target.emphasis, RECORDED[f"{number}.equalizer.{place}"][0])
-        compared += 1
-    assert compared or not {"tiger", "a"} & set(pair["b"].split(" "))
+def emphases() -> list[tuple[int, int]]:
+    """(pair, which of the recorded emphases) of clean pairs."""
+    return [(number, place) for number in CLEAN for place in range(len(FACTS["equalizers"]))]
+
+
+def spoken(place: int) -> tuple[list[str], str]:
+    """The words of a recorded emphasis, and all of it as a person writes it."""
+    words, values = FACTS["equalizers"][place]
+    words = [words] if isinstance(words, str) else words
+    return words, ", ".join(f"{w}: {v}" for w, v in zip(words, values, strict=True))
+
+
+THERE = [(number, place) for number, place in emphases()
+         if set(spoken(place)[0]) <= set(PAIRS[number]["b"].split(" "))]
+ELSEWHERE = [(number, place) for number, place in emphases()
+             if not set(spoken(place)[0]) <= set(re.findall(r"\w+", PAIRS[number]["b"].lower()))]
+
+
+def test_every_recorded_emphasis_is_compared_and_most_are_missed_somewhere() -> None:
+    assert {place for _, place in THERE} >= {0, 2} and len(THERE) >= 15
+    assert {place for _, place in ELSEWHERE} >= {0, 1, 2} and len(ELSEWHERE) >= 15
+
+
+@pytest.mark.parametrize(("number", "place"), THERE)
+def test_emphasis_is_the_recorded_vector(clip: Any, number: int, place: int) -> None:
+    (target,) = edit(
+        clip, PAIRS[number], control.Window(0.0, 1.0), emphasis=spoken(place)[1]).targets
+    assert target.emphasis is not None
+    assert torch.equal(target.emphasis, RECORDED[f"{number}.equalizer.{place}"][0])
+
+
+@pytest.mark.parametrize(("number", "place"), ELSEWHERE)
+def test_emphasis_of_a_word_that_is_not_there_is_an_error(
+    clip: Any, number: int, place: int
+) -> None:
+    with pytest.raises(ValueError, match="written in emphasis, is not in"):
+        edit(clip, PAIRS[number], control.Window(0.0, 1.0), emphasis=spoken(place)[1])

@@ -53,9 +53,13 @@ def test_what_is_no_window_is_quoted(text: str) -> None:
         notation.window(text, "tau_c")
 
 
-@pytest.mark.parametrize("text", ["loud", "11", "nan"])
+@pytest.mark.parametrize(("text", "number"), [("-1.5", -1.5), ("-10", -10), ("10", 10), ("0", 0)])
+def test_an_emphasis_reaches_from_minus_ten_to_ten(text: str, number: float) -> None:
+    assert notation.factor(text, "tiger") == number
+
+
+@pytest.mark.parametrize("text", ["loud", "11", "nan", "10.01", "-10.01", "inf"])
 def test_an_emphasis_is_a_number_within_reason(text: str) -> None:
-    assert notation.factor("-1.5", "tiger") == -1.5
     with pytest.raises(ValueError, match=f"the emphasis '{text}' of 'tiger' is not a number"):
         notation.factor(text, "tiger")
 

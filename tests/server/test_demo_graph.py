@@ -1,6 +1,5 @@
 """The shipped graph in the real ComfyUI: its pictures, the host's cache, interrupting, errors."""
 
-import time
 from typing import Any
 
 import pytest
@@ -99,22 +98,24 @@ def test_an_error_downstream_loses_nothing_that_was_learnt(
     assert {editing.node_of(right, kind) for kind in (INVERT, LEARN)} <= kept
 
 
-def test_learning_is_interrupted_within_a_second_and_the_host_goes_on(
+def test_learning_is_interrupted_on_its_way_and_the_host_goes_on(
     server: Server, shipped: Prompt
 ) -> None:
     long = changed(shipped, LEARN, seed=6)
     learning = editing.node_of(long, LEARN)
-    asked: list[float] = []
+    seen: list[tuple[float, float]] = []
 
     def progress(node_id: str, value: float, maximum: float) -> None:
-        if node_id == learning and value > 3 and not asked:
-            asked.append(time.monotonic())
-            server.interrupt()
+        if node_id == learning and value > 3:
+            if not seen:
+                server.interrupt()
+            seen.append((value, maximum))
 
     with pytest.raises(ExecutionInterrupted, match=LEARN):
         server.wait(server.queue(long), progress)
-    assert time.monotonic() - asked[0] < 2, "a second, and one for the poll"
-    server.wait(server.queue(short(shipped)))
+    assert all(value < maximum for value, maximum in seen), "learning went on to its end"
+    kept = cached_nodes(server.wait(server.queue(short(shipped))))
+    assert editing.node_of(long, LEARN) not in kept
 
 
 @pytest.mark.parametrize("steps", [0, 501])
