@@ -26,12 +26,12 @@ from ..solvers import NetworkSolver, QuasiNewtonSolver
 from ..whitening import whitened_values
 from . import memory
 from .control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
+from .guidance import require_plain_guidance
 from .model import (
     ModelPatcher,
     differentiable_clone,
     fingerprint,
     require_compatible,
-    warn_if_guided_otherwise,
     warn_if_other,
 )
 from .resuming import RestingPlace, RunWriter, resting_place
@@ -73,6 +73,7 @@ class LearningSampler(comfy.samplers.Sampler):
             model_wrap, extra_args["model_options"], self.trajectory.levels, sigmas, layers,
             self.wishes.kind)
         others = model_wrap.loaded_models
+        require_plain_guidance(self.patcher, model, model_wrap, latents)
         memory.begin_peak(latents.device)
         memory.load_whole(self.patcher, others)
         settings = self.wishes.settings
@@ -194,7 +195,6 @@ def _learn_embedding(
     require_compatible(model, trajectory)
     own = fingerprint(model)
     warn_if_other(model, trajectory.fingerprint, "the trajectory", own)
-    warn_if_guided_otherwise(model)
     place = resting_place(trajectory, tokens, own, wishes)
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):
@@ -228,6 +228,7 @@ def _run(model: ModelPatcher, trajectory: Trajectory, sampler: LearningSampler) 
         positive, negative = under(frozen, positive), under(frozen, negative)
         guider.model_options = with_copied_skips(guider.model_options)
     guider.set_conds(positive, negative)
+    guider.set_cfg(sampler.wishes.settings.guidance)
     start = trajectory.noise.clone()
     try:
         with torch.no_grad():

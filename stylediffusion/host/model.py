@@ -18,8 +18,6 @@ from ..artifacts import Trajectory
 
 log = logging.getLogger("stylediffusion")
 
-GUIDANCE_PATCHES = {"sampler_cfg_function", "sampler_pre_cfg_function",
-                    "sampler_post_cfg_function", "sampler_calc_cond_batch_function"}
 SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 64
 
@@ -148,17 +146,6 @@ def warn_if_other(
             "%s was made with model %s, but the connected MODEL is %s: another checkpoint or "
             "another LoRA. Connect the same MODEL, or run the earlier nodes again.",
             what, made_with, own,
-        )
-
-
-def warn_if_guided_otherwise(model: ModelPatcher) -> None:
-    """Warn where another node changes how guidance is made, which learning does not follow."""
-    found = sorted(GUIDANCE_PATCHES & model.model_options.keys())
-    if found:
-        log.warning(
-            "another node changes this MODEL's guidance, as RescaleCFG, PAG or SAG do (%s). "
-            "Learning uses plain guidance, so the picture may not come back; connect the MODEL "
-            "from before that node to all StyleDiffusion nodes.", ", ".join(found),
         )
 
 

@@ -84,6 +84,13 @@ class HostLearningModel:
         """eps and maps under the prompt that hears c * s + b."""
         return self._hearing(self.options, latent, level, scale, shift, maps)
 
+    def guided(self, guider: Any, latent: Tensor, level: int) -> Tensor:
+        """eps as the host's guider samples, with all that other nodes do to guidance."""
+        x, timestep = self._input(latent, level)
+        with self.fit:
+            noise: Tensor = (x - guider(x, timestep, self.options)) / self.sigma[level]
+        return noise
+
     def weight(self, guidance: float) -> float:
         """The share of `hearing` in guided noise."""
         return guidance if self.branch == CONDITIONAL else 1 - guidance
