@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from demo import scenes, trials
 from development import examples, parts
-from development.environment import ensure
 from development.graph import Prompt, to_prompt
 from development.server import Server
 from tests import checkpoints
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("silent")
 @pytest.fixture(scope="module")
 def equipped(server: Server) -> Iterator[Server]:
     """The server with random weights by the names of the downloads, and a small photo."""
-    models = ensure().base_directory("test") / "models"
+    models = server.base / "models"
     paths: dict[str, Path] = {folder: models / folder / name for folder, name in NEEDED.items()}
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,4 +81,5 @@ def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph
     for seed in range(20, 30):
         pictures(server, changed(changed(graph, SCENE, seed=seed), INVERT, steps=3))
         resident.append(process.memory_info().rss)
-    assert resident[9] < 1.02 * resident[1], [round(r / 1e6) for r in resident]
+    # Some pictures' buffers are still there at the moment of asking: the least of three counts.
+    assert min(resident[7:]) < 1.015 * min(resident[1:4]), [round(r / 1e6) for r in resident]
