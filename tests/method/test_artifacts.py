@@ -41,9 +41,15 @@ def test_without_a_quarter_the_grid_nearest_to_sixteen_times_sixteen_supervises(
     assert chosen(supervising_layers(few, 400, 400)) == [1], "12 * 12 is nearer than 32 * 32"
 
 
-def test_nearest_is_by_ratio_and_to_exactly_256_cells() -> None:
-    """272 / 256 = 1.0625 is nearer than 256 / 240 = 1.0667."""
-    assert chosen(supervising_layers(layers(("input", 15, 16), ("output", 16, 17)), 8, 8)) == [1]
+@pytest.mark.parametrize(("first", "second", "nearest"), [
+    ((15, 16), (16, 17), 1),  # 272 / 256 = 1.0625, 256 / 240 = 1.0667
+    ((11, 23), (13, 20), 0),  # 260 / 256 = 1.0156, 256 / 253 = 1.0119
+])
+def test_nearest_is_by_ratio_to_exactly_256_cells(
+    first: tuple[int, int], second: tuple[int, int], nearest: int
+) -> None:
+    unet = layers(("input", *first), ("output", *second))
+    assert chosen(supervising_layers(unet, 8, 8)) == [nearest]
 
 
 def test_the_middle_alone_supervises_nothing() -> None:
