@@ -107,7 +107,7 @@ def _painted(mask: Tensor | None, count: int, trajectory: Trajectory) -> list[Te
     fitted = painted_masks(mask, count, *trajectory.latents.shape[-2:])
     painted = [own if own.any() else None for own in fitted]
     if any(own is None for own in painted):
-        log.warning("nothing is painted in the mask, so it is left out; paint the region")
+        log.info("nothing is painted in the mask, so it is left out; paint the region")
     return painted
 
 
