@@ -57,14 +57,17 @@ class PromptHeat:
             columns = repeated(columns.T, control.tokens).T
             first, second = (side[:, row - 1, :, None] for side in control.weights(count))
             self.through_source = (control.mappers()[row - 1] @ (first * columns)).to(device)
-            self.own = (second * columns).to(device)
+            own = second * columns
+            self.keeps = own.flatten(1).any(1).tolist()
+            self.own = own.to(device)
         self.sums: Tensor | None = None
+        self._call: tuple[Tensor, int] | None = None
 
     def replacement(self, layer: AttentionLayer) -> AttentionReplacement:
         """The attention of one layer as it is, watched at the chosen steps."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-            step = sampling_step(extra)
+            step = self._step(extra)
             if step in self.steps:
                 for kind, rows in conditional_chunks(len(q), extra):
                     if kind == CONDITIONAL:
@@ -75,10 +78,16 @@ class PromptHeat:
 
         return attend
 
+    def _step(self, extra: ExtraOptions) -> int:
+        """The step of a call, which all its layers share: one read of the device."""
+        if self._call is None or self._call[0] is not extra["sigmas"]:
+            self._call = extra["sigmas"], sampling_step(extra)
+        return self._call[1]
+
     def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
         """[h * w, words] of the row's edited map: the source's share and its own."""
         found = column_sums(q[:1], k[:1], self.through_source[step : step + 1], extra)
-        if self.own is not None and bool((self.own[step] != 0).any()):
+        if self.own is not None and self.keeps[step]:
             own = slice(self.row, self.row + 1)
             found = found + column_sums(q[own], k[own], self.own[step : step + 1], extra)
         return found[0]

@@ -144,10 +144,11 @@ def test_checkpoints_are_chosen_by_what_is_free(
             counts[free] = len(counted)
     assert counts[most] == 0
     assert 0 < counts[less] == counts[most - 1] < counts[least] == counts[less - 1]
-    for tight in found.values():
-        assert tight.losses == found[most].losses
-        assert torch.equal(tight.scale, found[most].scale)
-        assert torch.equal(tight.shift, found[most].shift)
+    for tight in found.values():  # the sum over layers is taken in another order
+        wanted = [loss.total for loss in found[most].losses]
+        assert [loss.total for loss in tight.losses] == pytest.approx(wanted, rel=1e-5)
+        torch.testing.assert_close(tight.scale, found[most].scale, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tight.shift, found[most].shift, rtol=1e-4, atol=1e-5)
 
 
 def test_too_little_memory_is_an_error_before_a_single_step_is_learnt(

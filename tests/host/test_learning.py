@@ -6,7 +6,6 @@ import comfy.model_patcher
 import latent_preview
 import pytest
 import torch
-from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from PIL import Image
 from stylediffusion_pack.stylediffusion import artifacts, learning
@@ -320,18 +319,6 @@ def test_an_image_without_a_tower_is_an_error_that_names_the_socket() -> None:
             host_learning.learn_value_embedding(
                 model, trajectory, None, torch.zeros(1, 8, 8, 3),
                 host_learning.LearningWishes(SETTINGS))
-
-
-def test_patches_that_change_guidance_are_a_warning_that_names_them(
-    caplog: pytest.LogCaptureFixture
-) -> None:
-    with torch.inference_mode():
-        model = golden.reloadable_unet()
-        small_run(model, inner_steps=1)
-        assert not caplog.records
-        rescaled = RescaleCFG().patch(model, 0.7)[0]
-        small_run(rescaled, inner_steps=1)
-    assert "RescaleCFG, PAG or SAG do (sampler_cfg_function). Learning uses plain" in caplog.text
 
 
 def test_copies_on_other_devices_which_have_no_gradients_are_left_out_of_learning() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_every_template_has_its_thumbnail(served: Server, pack: Path) -> None:
     templates = served.get_json("/workflow_templates")[PACK_NAME]
     assert set(templates) == {path.stem for path in (pack / "workflows").glob("*.json")}
     for name in templates:
-        address = f"/api/workflow_templates/{PACK_NAME}/{name}"
+        address = f"/api/workflow_templates/{PACK_NAME}/{quote(name)}"
         assert json.loads(fetch(served, f"{address}.json"))["nodes"]
         assert fetch(served, f"{address}.jpg").startswith(b"\xff\xd8\xff")
 

@@ -16,6 +16,7 @@ from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
 
 SCENE = "StyleDiffusionDemoScene"
+FIRST_STEP = 12  # of the bar: the evaluations of the fast preset's first step
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_crashed_run_goes_on_in_the_next_server() -> None:
     with Server(environment.python, environment.host, base) as server:
         rest = LearningProgress(graph)
         assert len(pictures(server, graph, rest)) == 3
-        assert min(rest.values) > max(rest.values) / 3
+        assert min(rest.values) > FIRST_STEP, "what was written last, by the clock, is kept"
 
 
 def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph: Prompt) -> None:
