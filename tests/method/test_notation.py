@@ -118,3 +118,32 @@ def test_what_is_wrong_for_any_prompt_needs_no_prompt(
 def test_values_are_told_apart_by_commas_and_spaces_and_kept_once() -> None:
     assert notation.windows("0, 0.50 .5\n0.1 - 0.6", "tau_s") == [
         ("0", Window(0.0, 0.0)), ("0.50", Window(0.0, 0.5)), ("0.1-0.6", Window(0.1, 0.6))]
+
+
+@pytest.mark.parametrize(("targets", "source", "lines"), [
+    ("1. a car - blue\n2. a car - 3. red", "a car", ["a car - blue", "a car - 3. red"]),
+    ("1\u3001\n2\u3001", "a car", ["1\u3001", "2\u3001"]),
+])
+def test_a_list_marker_is_what_begins_a_line_and_is_not_all_of_it(
+    targets: str, source: str, lines: list[str]
+) -> None:
+    assert notation.target_lines(targets, source)[0] == lines
+
+
+@pytest.mark.parametrize("source", ["a red car", "a house", "the\nsea"])
+def test_lines_are_one_prompt_only_where_all_are_more_like_the_source_than_the_best_one(
+    source: str
+) -> None:
+    """Shared words: of "a red car" the first line has all, all lines together 3 of 5 + 3."""
+    assert notation.target_lines("a red car\nsome snow", source) == (
+        ["a red car", "some snow"], [])
+
+
+def test_brackets_go_only_in_pairs_and_spaces_everywhere() -> None:
+    assert notation.pairs("(big cat : 2), \n ( dog:3 ) ,big (tree: 1)", "emphasis") == [
+        ("big cat", "2"), ("dog", "3"), ("big (tree", "1)")]
+
+
+def test_without_a_value_there_is_an_error_with_an_example() -> None:
+    with pytest.raises(ValueError, match="there is no value of 'tau_s'; write some, for example"):
+        notation.windows(" , ; ", "tau_s")
