@@ -264,7 +264,8 @@ def test_a_mask_with_one_painted_cell_is_not_called_empty(
 ) -> None:
     mask = torch.zeros(1, 64, 64)
     mask[0, 30, 30] = 1
-    with caplog.at_level(logging.WARNING, logger="stylediffusion"):
-        painted(clip, mask)
+    with caplog.at_level(logging.INFO, logger="stylediffusion"):
+        made = painted(clip, mask)
         assert make(clip, BOAT).targets[0].mask is None
+    assert made.targets[0].mask is not None and made.targets[1].mask is not None
     assert not caplog.messages
