@@ -30,12 +30,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
     "alignment": ["alignment", "words"], "artifacts": ["artifacts"], "blend": ["blend"],
-    "control": ["control", "edit_plan", "sweep"], "ddim": ["ddim"], "edit_plan": ["edit_plan"],
-    "files": ["files", "hostile_files"], "gradients": ["gradients"], "learning": ["learning"],
-    "mapping": ["mapping"], "notation": ["notation", "words"], "quasi_newton": ["quasi_newton"],
-    "schedule": ["schedule"], "sheets": ["sheets"], "solvers": ["learning", "quasi_newton"],
-    "sweep": ["sweep"], "unfinished": ["unfinished"], "whitening": ["whitening"],
-    "words": ["words"],
+    "compositing": ["compositing"], "control": ["control", "edit_plan", "sweep"], "ddim": ["ddim"],
+    "edit_plan": ["edit_plan"], "files": ["files", "hostile_files"], "gradients": ["gradients"],
+    "learning": ["learning"], "mapping": ["mapping"], "notation": ["notation", "words"],
+    "quasi_newton": ["quasi_newton"], "quoting": ["quoting"], "schedule": ["schedule"],
+    "sheets": ["sheets"], "solvers": ["learning", "quasi_newton"], "sweep": ["sweep"],
+    "unfinished": ["unfinished"], "whitening": ["whitening"], "words": ["words"],
+    "writing": ["writing"],
 }
 SWAPPED: dict[type[ast.AST], Any] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
