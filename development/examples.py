@@ -101,11 +101,12 @@ def photo_edit_lora(drawing: Drawing) -> None:
     """A photo on SD1.5 with a LoRA."""
     loaded = checkpoint(
         drawing, "The LoRA is part of the model from the start: invert, learn and sample with the "
-        "same MODEL. Put the name of a LoRA of yours into *Load LoRA*.\n\n" + WHERE_IT_SHOWS)
+        "same MODEL. Put the name of a LoRA of yours into *Load LoRA*.\n\n" + WHERE_IT_SHOWS,
+        "Model and LoRA")
     lora = drawing.add("LoraLoader", {"model": loaded["MODEL"], "clip": loaded["CLIP"]},
                        lora_name=LORA, strength_model=0.8, strength_clip=0.8)
     model = {**loaded, "MODEL": lora["MODEL"], "CLIP": lora["CLIP"]}
-    drawing.column(AGAIN, INVERTING)
+    drawing.column("Photo", INVERTING)
     picture = scaled(drawing, photograph(drawing)[0])
     _six_columns(drawing, model, picture, "StyleDiffusion/lora")
 

@@ -51,9 +51,9 @@ def demo_parts(drawing: Drawing, note: str) -> tuple[Source, Node]:
     return {"MODEL": model["model"], "CLIP": model["clip"], "VAE": model["vae"]}, scene
 
 
-def checkpoint(drawing: Drawing, note: str) -> Source:
-    """A checkpoint under a note."""
-    drawing.column("Model and photo", FIRST)
+def checkpoint(drawing: Drawing, note: str, title: str = "Model and photo") -> Source:
+    """A checkpoint under a note, at the head of a column."""
+    drawing.column(title, FIRST)
     drawing.note(note)
     return drawing.add("CheckpointLoaderSimple", None, 0, [CHECKPOINT],
                        ckpt_name=CHECKPOINT["name"]).outputs
