@@ -30,10 +30,10 @@ from stylediffusion.schedule import make_levels
 
 from .operations import Count, Operations, by_step, counted
 
-STEPS, TOKENS, WORD, GUIDANCE = 10, 77, 2, 7.5
+STEPS, SIDE, TOKENS, WORD, GUIDANCE = 6, 8, 77, 2, 7.5
 SHAPES = ("sd15", "sdxl")
 MODES = ("replace", "blend", "refine")
-INSIDE, PAST = slice(1, 4), slice(6, 9)
+INSIDE, PAST = slice(0, 2), slice(3, 5)
 
 
 def target(prompt: Any, mode: str) -> Target:
@@ -98,7 +98,7 @@ def edit_counts(shape: str) -> dict[str, Any]:
     """Edited / plain, inside and past the windows, and reads beyond plain's."""
     found: dict[str, Any] = {}
     with torch.inference_mode():
-        subject = subjects.narrow(shape)
+        subject = subjects.narrow(shape, SIDE)
         trajectory = walked(subject)
         for mode, count in [*((mode, 1) for mode in MODES), ("refine", 4)]:
             edits = control(subject, mode, count)
@@ -119,7 +119,7 @@ def edit_counts(shape: str) -> dict[str, Any]:
 def learning_counts(shape: str) -> dict[str, float]:
     """One evaluation of the fast preset, all set-up shared out, beside a forward and backward."""
     with torch.no_grad():
-        subject = subjects.narrow(shape)
+        subject = subjects.narrow(shape, SIDE)
     with torch.inference_mode():
         trajectory = walked(subject)
         with Operations() as seen:
