@@ -20,13 +20,14 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from stylediffusion.alignment import Alignment
-from stylediffusion.artifacts import Trajectory, ValueEmbedding
-from stylediffusion.control import Control, Target, Window, WordMasks
-from stylediffusion.host import guider, inverting, sampling
-from stylediffusion.host.learning import LearningWishes, learn_value_embedding
+from stylediffusion.host.edit import guider, sampling
+from stylediffusion.host.invert import inversion
+from stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding
 from stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion.schedule import make_levels
+from stylediffusion.method.alignment import Alignment
+from stylediffusion.method.data import Trajectory, ValueEmbedding
+from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
+from stylediffusion.method.schedule import make_levels
 
 from .operations import Count, Operations, by_step, counted
 
@@ -55,8 +56,8 @@ def control(subject: subjects.Subject, mode: str, count: int) -> Control:
 def walked(subject: subjects.Subject) -> Trajectory:
     """An inversion of the subject's latent."""
     levels = make_levels(STEPS, training_alphas(subject.model))
-    samples = inverting.to_host(subject.model, subject.latent)
-    found = inverting.run_inversion(subject.model, samples, subject.positive, levels)
+    samples = inversion.to_host(subject.model, subject.latent)
+    found = inversion.run_inversion(subject.model, samples, subject.positive, levels)
     assert found.latents is not None
     return Trajectory(found.latents, levels, "", "", subject.positive, subject.negative,
                       found.layers, fingerprint(subject.model))

@@ -15,22 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import judge, loading, scenes, trials
-from demo.trials import Trial
-from stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion.blend import Blend
-from stylediffusion.control import Window
-from stylediffusion.host.controlling import Wishes, make_control
-from stylediffusion.host.inverting import invert_latent
-from stylediffusion.host.learning import (
+from demo import loading, scenes
+from stylediffusion.drawing.metrics import psnr
+from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.edit.sampling import sample_edits
+from stylediffusion.host.invert.inversion import invert_latent
+from stylediffusion.host.learn.embedding import (
     LearningWishes,
     learn_prompt_embedding,
     learn_value_embedding,
 )
 from stylediffusion.host.model import ModelPatcher
-from stylediffusion.host.sampling import sample_edits
-from stylediffusion.learning import LearningSettings
-from stylediffusion.metrics import psnr
+from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
+from stylediffusion.method.learning import LearningSettings
+from stylediffusion.method.local_blend import Blend
+from stylediffusion.method.prompt_to_prompt import Window
+from training import judge, trials
+from training.trials import Trial
 
 from .timing import clock
 

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demo import judge, scenes
-from stylediffusion.artifacts import Trajectory, ValueEmbedding
-from stylediffusion.blend import Blend
-from stylediffusion.control import Window
-from stylediffusion.host.controlling import Wishes, make_control
-from stylediffusion.host.inverting import invert_latent
-from stylediffusion.host.learning import learn_value_embedding
-from stylediffusion.host.sweeping import sample_cells
-from stylediffusion.metrics import psnr
-from stylediffusion.sweep import cells, make_axes
+from demo import scenes
+from stylediffusion.drawing.metrics import psnr
+from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.invert.inversion import invert_latent
+from stylediffusion.host.learn.embedding import learn_value_embedding
+from stylediffusion.host.views.tau_sweep import sample_cells
+from stylediffusion.method.data import Trajectory, ValueEmbedding
+from stylediffusion.method.local_blend import Blend
+from stylediffusion.method.prompt_to_prompt import Window
+from stylediffusion.method.sweep import cells
+from stylediffusion.prompts.notation import make_axes
+from training import judge
 
 from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
 

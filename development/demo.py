@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from demo import scenes, trials
+from demo import scenes
+from training import trials
 
 from .editing import Pictures, load_graph, measure, picture, run
 from .environment import ensure

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from demo import scenes, trials
+from demo import scenes
+from training import trials
 
 from .drawing import Drawing, Output
 from .parts import (

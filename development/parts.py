@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from demo import scenes, trials
+from demo import scenes
+from training import trials
 
 from .drawing import Drawing, Node, Output
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from stylediffusion import sheets
+from stylediffusion.drawing import sheets
 
 from .editing import picture
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.blend import Blend
-from ..stylediffusion.control import Window
-from ..stylediffusion.host.controlling import MODES, Wishes, make_control
-from ..stylediffusion.notation import require_readable
+from ..stylediffusion.host.edit.controller import MODES, Wishes, make_control
+from ..stylediffusion.method.local_blend import Blend
+from ..stylediffusion.method.prompt_to_prompt import Window
+from ..stylediffusion.prompts.notation import require_readable
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.generating import PictureWishes, generate
+from ..stylediffusion.host.invert.generation import PictureWishes, generate
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket
 
 

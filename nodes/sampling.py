@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.sampling import sample_with_masks, sampling_parts
+from ..stylediffusion.host.edit.sampling import sample_with_masks, sampling_parts
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
 

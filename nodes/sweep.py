@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..stylediffusion.control import TAUS
-from ..stylediffusion.host import sweeping
-from ..stylediffusion.sweep import make_axes
+from ..stylediffusion.host.views import tau_sweep
+from ..stylediffusion.method.prompt_to_prompt import TAUS
+from ..stylediffusion.prompts.notation import make_axes
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
 
@@ -65,7 +65,7 @@ class TauSweep(io.ComfyNode):
         columns: str, column_values: str, target: int, guidance: float, value_embedding: Any = None,
     ) -> io.NodeOutput:
         axes = make_axes((rows, row_values), (columns, column_values))
-        latent, sheet = sweeping.sweep(
+        latent, sheet = tau_sweep.sweep(
             model, vae, trajectory, value_embedding, control, axes, target, guidance)
         return io.NodeOutput(latent, sheet, ui=ui.PreviewImage(sheet, cls=cls))
 

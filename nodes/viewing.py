@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..stylediffusion.host import viewing
+from ..stylediffusion.host.views import heatmaps
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
 
@@ -56,8 +56,8 @@ class Heatmaps(io.ComfyNode):
         cls, model: Any, clip: Any, trajectory: Any, words: str, target: int, steps: str,
         image: Any = None, value_embedding: Any = None, control: Any = None,
     ) -> io.NodeOutput:
-        wishes = viewing.HeatWishes(words, target, steps)
-        sheet, masks = viewing.heatmaps(
+        wishes = heatmaps.HeatWishes(words, target, steps)
+        sheet, masks = heatmaps.heatmaps(
             model, clip, trajectory, value_embedding, control, image, wishes)
         return io.NodeOutput(sheet, masks, ui=ui.PreviewImage(sheet, cls=cls))
 
@@ -94,7 +94,7 @@ class ComparisonSheet(io.ComfyNode):
     def execute(
         cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None
     ) -> io.NodeOutput:
-        sheet, report = viewing.compare(image, vae, latent, control)
+        sheet, report = heatmaps.compare(image, vae, latent, control)
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(sheet, report, ui=shown)
 

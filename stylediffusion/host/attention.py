@@ -18,9 +18,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ..artifacts import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING, AttentionLayer
-from ..edit_plan import CONDITIONAL, UNCONDITIONAL
-from ..mapping import value_input
+from ..method.data import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING
+from ..method.edit_plan import CONDITIONAL, UNCONDITIONAL
+from ..method.layers import AttentionLayer
+from ..method.value_embedding import value_input
 
 ExtraOptions = dict[str, Any]
 AttentionPatch = Callable[

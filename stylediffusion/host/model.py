@@ -14,7 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..artifacts import Trajectory
+from ..method.data import Trajectory
 
 log = logging.getLogger("stylediffusion")
 

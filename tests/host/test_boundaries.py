@@ -7,8 +7,9 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import control
-from stylediffusion_pack.stylediffusion.host import inverting, sampling
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
 from tests import golden, textbook
 from tests.edits import (
@@ -44,13 +45,15 @@ def test_edits_change_where_the_textbooks_do(tau: str) -> None:
             trajectory_of(model), latents=SMALL.expand(STEPS + 1, -1, -1, -1))
         made = control_of(refined(), BASE)
         targets = tuple(
-            replace(made.targets[0], windows={tau: control.Window(0.0, end)}) for end in ends)
+            replace(made.targets[0], windows={tau: prompt_to_prompt.Window(0.0, end)})
+            for end in ends
+        )
         found = sampling.sample_edits(
             model, trajectory, embedding_of(model), replace(made, targets=targets), GUIDANCE)
         wanted = []
         for end in ends:
             settings = textbook.Settings(**{**BASE, tau: (0.0, end)}, scale=SCALE, shift=SHIFT)
-            wanted.append(inverting.to_host(model, textbook.sample(
+            wanted.append(inversion.to_host(model, textbook.sample(
                 model, SMALL, context(1), context(2), [refined()], settings, TIMESTEPS)[-1])[1])
     for end, own, same in zip(ends, found["samples"][1:], wanted, strict=True):
         assert golden.relative(own, same) < 5e-5, end

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import artifacts, learning, schedule
-from stylediffusion_pack.stylediffusion.host import inverting, sampling
-from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.method import data, learning, schedule
 
 from tests import families, golden, textbook
 from tests.edits import (
@@ -56,12 +57,12 @@ def photo() -> torch.Tensor:
     return 0.5 * torch.randn(1, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(14))
 
 
-def invert(model: Any, family: str, latent: torch.Tensor) -> artifacts.Trajectory:
+def invert(model: Any, family: str, latent: torch.Tensor) -> data.Trajectory:
     source, negative = families.prompts(family, 2)
     levels = schedule.make_levels(STEPS, training_alphas(model))
-    sampler = inverting.run_inversion(model, inverting.to_host(model, latent), source, levels)
+    sampler = inversion.run_inversion(model, inversion.to_host(model, latent), source, levels)
     assert sampler.latents is not None
-    return artifacts.Trajectory(
+    return data.Trajectory(
         sampler.latents, levels, "", "", source, negative, sampler.layers, fingerprint(model))
 
 
@@ -89,7 +90,7 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
         settings = learning.LearningSettings(guidance=3.0, inner_steps=12, learning_rate=0.05)
         embedding = host_learning.learn_value_embedding(
             model, trajectory, None, None, host_learning.LearningWishes(settings))
-        wanted = inverting.to_host(model, trajectory.latents[:1])
+        wanted = inversion.to_host(model, trajectory.latents[:1])
         plain, learnt = (
             golden.relative(
                 sampling.sample_edits(model, trajectory, e, None, 3.0)["samples"], wanted)
@@ -115,7 +116,7 @@ def test_edits_of_every_family_are_the_textbooks(family: str, name: str) -> None
             [replace(EDITS[name], context=own[0][0])],
             textbook.Settings(**BASE, threshold=0.8, scale=SCALE, shift=SHIFT), TIMESTEPS,
             **{key: torch.cat([each[key] for each in more]) for key in more[0]})[-1]
-    for row, expected in zip(found["samples"], inverting.to_host(model, wanted), strict=True):
+    for row, expected in zip(found["samples"], inversion.to_host(model, wanted), strict=True):
         assert golden.relative(row, expected) < 5e-5
 
 
@@ -124,6 +125,6 @@ def test_a_trajectory_of_another_family_is_refused_with_both_widths() -> None:
         model = families.load("sd15")
         trajectory = invert(model, "sd15", photo())
         wide = [(torch.zeros(1, 77, 2048), {})]
-        foreign = artifacts.Trajectory(**{**vars(trajectory), "positive": wide})
+        foreign = data.Trajectory(**{**vars(trajectory), "positive": wide})
         with pytest.raises(ValueError, match="prompts 2048 wide.*BaseModel. has 4 and 64; connect"):
             sampling.sample_edits(model, foreign, None, None, 3.0)

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.model_sampling as kinds
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.host import sampling
+from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.model import (
     hash_weights,
     require_compatible,

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import edit_plan
-from stylediffusion_pack.stylediffusion.alignment import Alignment
-from stylediffusion_pack.stylediffusion.artifacts import ValueEmbedding
-from stylediffusion_pack.stylediffusion.control import (
+from stylediffusion_pack.stylediffusion.method import edit_plan
+from stylediffusion_pack.stylediffusion.method.alignment import Alignment
+from stylediffusion_pack.stylediffusion.method.data import ValueEmbedding
+from stylediffusion_pack.stylediffusion.method.prompt_to_prompt import (
     Control,
     Target,
     Window,

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from demo import scenes, trials
+from demo import scenes
 from development import blocks
 from development.drawing import Drawing
 from development.examples import as_text
 from development.graph import to_prompt
 from development.parts import MODEL, SCENE
 from development.server import Server
+from training import trials
 
 pytestmark = pytest.mark.usefixtures("silent")
 SOURCE = scenes.caption(trials.DEMO.scene)

@@ -1,0 +1,71 @@
+"""A sweep over two taus: all cells as rows of one batch, or of as few as memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ...drawing import sheets
+from ...method.data import VALUE_EMBEDDING, Trajectory, ValueEmbedding
+from ...method.prompt_to_prompt import Control, Target
+from ...method.sweep import Axis, cells, distinct
+from ..edit.sampling import sample_edits
+from ..model import ModelPatcher
+
+
+def sweep(
+    model: ModelPatcher, vae: Any, trajectory: Trajectory, embedding: ValueEmbedding | None,
+    control: Control, axes: tuple[Axis, Axis], place: int, guidance: float,
+) -> tuple[dict[str, Any], Tensor]:
+    """(LATENT of all cells, row by row, and their labelled grid [1, H, W, 3]).
+
+    `place` counts the control's targets from 1. Raises ValueError where an axis has no effect.
+    """
+    require_effect(axes, embedding)
+    target = target_at(control, place)
+    made = replace(control, targets=cells(target, *axes))
+    samples = sample_cells(model, trajectory, embedding, made, guidance)
+    pictures = vae.decode(samples)[..., :3].float().cpu()
+    return {"samples": samples}, labelled_grid(target.prompt, axes, pictures)
+
+
+def require_effect(axes: tuple[Axis, Axis], embedding: ValueEmbedding | None) -> None:
+    """Raise ValueError for a sweep over tau_v where there is no value embedding to hear."""
+    heard = embedding is not None and embedding.kind == VALUE_EMBEDDING
+    if not heard and "tau_v" in [axis.tau for axis in axes]:
+        raise ValueError(
+            "tau_v has no effect without a value embedding; connect Learn Value Embedding, or "
+            "choose another tau"
+        )
+
+
+def target_at(control: Control, place: int) -> Target:
+    """The target on a line of the controller; raises ValueError where there is none."""
+    if not 1 <= place <= len(control.targets):
+        raise ValueError(
+            f"target is {place}, but the number of targets in the control is "
+            f"{len(control.targets)}; set target to a line of the controller"
+        )
+    return control.targets[place - 1]
+
+
+def sample_cells(
+    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
+    control: Control, guidance: float,
+) -> Tensor:
+    """Host-unit samples of every target, without the source; what is the same is painted once."""
+    kept, places = distinct(control, trajectory.steps)
+    chosen = replace(control, targets=tuple(control.targets[i] for i in kept))
+    samples = sample_edits(model, trajectory, embedding, chosen, guidance)["samples"]
+    painted: Tensor = samples[1:][places]
+    return painted
+
+
+def labelled_grid(prompt: str, axes: tuple[Axis, Axis], pictures: Tensor) -> Tensor:
+    """A sheet [1, H, W, 3]: a row of pictures under each label, a label below each picture."""
+    rows, columns = (axis.labels for axis in axes)
+    tiles = [list(zip(columns, [""] * len(columns), line, strict=True))
+             for line in pictures.split(len(columns))]
+    return sheets.sheet(f"\u201c{prompt}\u201d", list(zip(rows, tiles, strict=True)))[None]
