@@ -19,6 +19,9 @@ usage: python3 dev.py COMMAND [arguments]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), how many operations and host reads both launch
                         (a minute), or what the pack adds to the host's start
+  bench compat [--json FILE]
+                        which families of models, sizes and other nodes the pack works with, a
+                        table each (an hour; --only families|sizes|neighbours|full picks one)
   bench mutants [--only MODULE]
                         which small mistakes in the method no test would notice (hours)
   graphs                draw the example graphs of workflows/ and the blocks of subgraphs/ anew from
@@ -47,7 +50,8 @@ MODULES = {
 }
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")
-BENCHES = {name: f"bench.{name}" for name in ("learn", "edit", "ops", "start", "mutants")}
+BENCHES = {name: f"bench.{name}" for name in (
+    "learn", "edit", "ops", "start", "compat", "mutants")}
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 

@@ -155,6 +155,7 @@ def run_inversion(
     guider.set_cfg(1.0)
     sampler = InversionSampler(levels)
     callback = latent_preview.prepare_callback(model, levels.steps)
+    torch.manual_seed(0)  # as the host's KSampler does for nodes that draw
     guider.sample(
         torch.zeros_like(samples), samples, sampler, levels.sigmas.to(torch.float32),
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,

@@ -27,7 +27,7 @@ from ..attention import (
     with_replacements,
 )
 from ..autograd.checkpoints import Checkpoints, with_checkpoints
-from ..autograd.foreign import fit_for_autograd, with_writes_in_place
+from ..autograd.foreign import fit_for_autograd, with_same_draws, with_writes_in_place
 from . import memory
 from .layer_grams import TokenGram, channel_gram
 
@@ -67,7 +67,7 @@ class HostLearningModel:
         self.prompts = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
             with_writes_in_place(guider.model_patcher, model_options))
-        self.fit = fit_for_autograd(guider.model_patcher)
+        self.patcher, self.fit = guider.model_patcher, fit_for_autograd(guider.model_patcher)
         self.levels, self.layers = levels, layers
         self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
@@ -88,7 +88,7 @@ class HostLearningModel:
     def guided(self, guider: Any, latent: Tensor, level: int) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
         x, timestep = self._input(latent, level)
-        with self.fit:
+        with self.fit, with_same_draws(self.patcher, x.device):
             noise: Tensor = (x - guider(x, timestep, self.options)) / self.sigma[level]
         return noise
 
@@ -154,7 +154,7 @@ class HostLearningModel:
     ) -> Tensor:
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
         x, timestep = self._input(latent, level)
-        with self.fit:
+        with self.fit, with_same_draws(self.patcher, x.device):
             found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
         noise: Tensor = (x - found[branch]) / self.sigma[level]
         return noise
