@@ -1,6 +1,6 @@
 """The demo command: the shipped graph in the real ComfyUI, judged against true edits.
 
-    python -m development.demo --out DIR [--trials]
+    python -m development.demo [--out DIR] [--trials]
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def write_json(path: Path, numbers: dict[str, Any]) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("demo_output"),
+                        help="where the pictures go")
     parser.add_argument("--trials", action="store_true", help="the twelve test scenes instead")
     wanted = parser.parse_args()
     wanted.out.mkdir(parents=True, exist_ok=True)

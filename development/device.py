@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .packages import clean_variables
-from .places import ROOT
+from .places import ROOT, clean_variables
 
 OPTION = "--cpu"  # dev.py's own, and the host's
 VARIABLE = "STYLEDIFFUSION_CPU"

@@ -18,8 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from .device import OPTION, host_arguments
-from .packages import clean_variables
-from .places import PACK_NAME
+from .places import PACK_NAME, clean_variables
 
 Progress = Callable[[str, float, float], None]
 LOCAL = "127.0.0.1"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dev
-from development import device, environment, serve
+from development import device, environment
 from tests import golden
 
 HERE = Path(sys.executable)
@@ -84,16 +84,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             return note(module, *arguments)
 
     found = Found(HERE, Path("host"), HERE.parent)
-    monkeypatch.setattr(environment, "ensure", lambda report: found)
-    monkeypatch.setattr(serve, "run", lambda found, browser, port: note("serve", browser, port))
+    monkeypatch.setattr(environment, "ensure", lambda report, version: found)
     return started
 
 
 @pytest.mark.parametrize("command, started", [
-    (["demo", "--out", "/there"], ("development.demo", "--out", str(Path("/there").absolute()))),
+    (["demo", "--out", "/there"], ("development.demo", "--out", "/there")),
     (["test", "tests/nodes", "-n", "0"],
      ("pytest", "-n", "auto", "--dist", "loadfile", "tests/nodes", "-n", "0")),
-    (["serve", "--no-browser"], ("serve", False, None)),
+    (["serve", "--no-browser"], ("development.serve", "--no-browser")),
     (["bench", "edit", "--only", "demo"], ("bench.edit", "--only", "demo")),
 ])
 @pytest.mark.parametrize("place", [None, 1, -1])
