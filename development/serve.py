@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import socket
 import sys
 import time
 import webbrowser
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from .environment import Environment, ensure
 from .places import PACK_NAME, ROOT
-from .server import Server, ServerError, is_free
+from .server import LOCAL, Server, ServerError
 
 OPENED = "Demo"
 
@@ -43,6 +44,12 @@ def run(environment: Environment, browser: bool, port: int | None) -> None:
                 time.sleep(2)
         except KeyboardInterrupt:
             print("\nStopped.")
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCAL, port)) != 0
 
 
 def copy_missing(files: list[Path], folder: Path) -> None:
