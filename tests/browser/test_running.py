@@ -1,14 +1,13 @@
 """Runs by the page's own buttons: progress, previews, pictures, interrupting, editing again."""
 
 import io
-import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from development.examples import FOLDER
+from development import examples
 from development.server import COLOUR
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE
 
@@ -21,7 +20,7 @@ SHOWN = "kind => app.graph._nodes.find(node => node.type === kind).imgs?.map(i =
 
 def open_short(window: "Window", name: str = "Demo") -> None:
     """A graph at five steps, of which nothing has run yet."""
-    graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    graph = examples.workflow(name)
     for node in graph["nodes"]:
         if node["type"] == INVERT:
             node["widgets_values"][1] = 5

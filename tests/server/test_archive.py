@@ -7,9 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from development import editing
+from development import editing, examples
 from development.environment import ensure
-from development.graph import to_prompt
 from development.places import BASE_FOLDERS, PACK_NAME
 from development.server import Server
 from tests import archive, logs
@@ -74,7 +73,7 @@ def test_every_subgraph_is_offered(served: Server, pack: Path) -> None:
 
 
 def test_the_demo_graph_runs_and_nobody_complains(served: Server) -> None:
-    prompt = short(to_prompt(editing.load_graph(), served.object_info()))
+    prompt = short(examples.prompt("Demo"))
     (files,) = served.images(served.wait(served.queue(prompt))).values()
     pictures = editing.decoded(files)
     assert len(pictures) == 3 and all(picture.std() > 0.02 for picture in pictures)
