@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from . import browser, examples
-from .environment import ensure
 from .examples import API, BLOCKS, EXAMPLES, FOLDER, Graph, Prompt
-from .server import Server
 
 SETTLING_MS = 1000
 OPEN = "graph => app.loadGraphData(graph, true, true)"
@@ -33,17 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py graphs")
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the graphs, else all")
     names = parser.parse_args().names
-    if lacking := browser.missing():
-        sys.exit(f"This needs a browser and Playwright: {lacking}")
-    from playwright.sync_api import sync_playwright
-
-    found = ensure()
-    base = found.base_directory("graphs")
-    browser.new_user(base)
     files = [*(FOLDER / f"{name}.json" for name in EXAMPLES), *sorted(BLOCKS.glob("*.json"))]
-    with Server(found.python, found.host, base) as server, sync_playwright() as playwright:
-        page = browser.launched(playwright).new_page()
-        browser.opened(page, server.url)
+    with browser.page_of("graphs") as (page, _):
         for file in files:
             if not names or file.stem in names:
                 page.evaluate(OPEN, before := examples.read(file))
@@ -52,7 +40,6 @@ def main() -> None:
                 write(file, workflow)
                 if file.parent == FOLDER:
                     write(API / file.name, prompt)
-        page.close()
 
 
 def saved(page: Any, before: Graph) -> tuple[Graph, Prompt]:

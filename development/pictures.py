@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 
 from . import browser, examples
 from .demo import write_demo
-from .environment import Environment, ensure
+from .environment import ensure
 from .examples import EXAMPLES, FOLDER
 from .places import ROOT
 from .server import Server, checked
@@ -59,28 +58,13 @@ ALONE = """kind => {
 }"""
 
 
-def main() -> int:
-    """Make all pictures; the exit code is 1 where there is no browser."""
-    if lacking := browser.missing():
-        print(f"This needs a browser and Playwright: {lacking}", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
-    found = ensure()
-    base = found.base_directory("pictures")
-    shutil.rmtree(base / "output")  # a graph opens what another has saved, by its first name
-    browser.new_user(base, SETTINGS)
-    base = found.base_directory("pictures")
-    shutil.copyfile(found.host / "input" / "example.png", base / "input" / "example.png")
+def main() -> None:
+    """Make all pictures."""
     NODES.mkdir(exist_ok=True)
-    with (
-        Server(found.python, found.host, base) as server,
-        sync_playwright() as playwright,
-    ):
-        page = browser.launched(playwright).new_page(viewport=SIZE)
-        browser.opened(page, server.url)
+    shown: set[str] = set()
+    with browser.page_of("pictures", SETTINGS, viewport=SIZE) as (page, server):
+        server.upload_image("example.png", (server.host / "input" / "example.png").read_bytes())
         page.add_style_tag(content=ONLY_THE_GRAPH)
-        shown: set[str] = set()
         for name in sorted(EXAMPLES, key=[OPENS_A_FILE].count):
             print(name, flush=True)
             photograph_graph(page, server, name, shown)
@@ -88,13 +72,7 @@ def main() -> int:
             if kind not in shown:
                 page.evaluate(ALONE, kind)
                 photograph_nodes(page, shown)
-        page.close()
-    demo(found)
-    return 0
-
-
-def demo(found: Environment) -> None:
-    """docs/demo.png, which `dev.py demo` makes as well."""
+    found = ensure()
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(found.python, found.host, found.base_directory("demo")) as server,
@@ -171,4 +149,4 @@ def small_jpeg(image: Image.Image) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
