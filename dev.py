@@ -63,6 +63,7 @@ def main(arguments: "list[str]") -> int:
         return 0 if arguments else 2
     if sys.version_info < (3, 9):  # noqa: UP036 (someone may start it with any Python)
         return complain("dev.py needs Python 3.9 or newer; ComfyUI is happiest with Python 3.11.")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(SIGTERM_CODE))
     from development.environment import SetupError
 

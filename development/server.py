@@ -107,8 +107,7 @@ class Server:
 
     def object_info(self) -> dict[str, Any]:
         """The host's description of every node it has."""
-        info: dict[str, Any] = self.get_json("/object_info")
-        return info
+        return dict(self.get_json("/object_info"))
 
     def queue(self, prompt: dict[str, Any], workflow: dict[str, Any] | None = None) -> str:
         """Queue an API-format prompt and return its id; saved images carry `workflow` if given.
@@ -298,5 +297,4 @@ def free_port() -> int:
     """A port of this machine that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

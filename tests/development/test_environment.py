@@ -358,6 +358,18 @@ def test_another_host_is_asked_for_by_its_version(
     assert asked == [HOST_VERSION, "0.24.0"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="shells there start nothing deaf to Ctrl-C")
+def test_what_a_shell_has_started_in_the_background_can_be_interrupted_all_the_same() -> None:
+    code = """
+import signal, dev
+dev.dispatch = lambda *rest: print(signal.getsignal(signal.SIGINT).__name__) or 0
+dev.main(["serve"])
+"""
+    shell = ["sh", "-c", '"$0" -c "$1" & wait', sys.executable, code]
+    said = subprocess.run(shell, cwd=places.ROOT, capture_output=True, text=True)
+    assert said.stdout == "default_int_handler\n"
+
+
 def test_interpreter_is_311_then_this_one_then_another_and_else_one_that_uv_downloads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
