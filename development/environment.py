@@ -124,6 +124,8 @@ def ensure(report: Report = print, version: str = HOST_VERSION) -> Environment:
     """
     cache = cache_root()
     if os.environ.get("COMFYUI_PATH"):
+        if version != HOST_VERSION:
+            raise SetupError(f"COMFYUI_PATH names a ComfyUI already: unset it for {version}.")
         host = Path(os.environ["COMFYUI_PATH"]).expanduser().absolute()
         existing = Environment(existing_python(host), host, cache)
         existing.require("torch", "aiohttp", "PIL")

@@ -32,7 +32,7 @@ def test_a_template_opens_whole_and_both_its_files_are_what_the_page_would_save(
     workbench.said_nothing()
 
 
-@pytest.mark.parametrize("name", filter(examples.models, EXAMPLES))
+@pytest.mark.parametrize("name", list(filter(examples.models, EXAMPLES)))
 def test_the_page_offers_the_files_a_graph_needs(workbench: "Window", name: str) -> None:
     workbench.fetch(name)
     workbench.settle()

@@ -104,8 +104,9 @@ def test_a_node_with_a_sheet_shows_it_and_no_preview_in_its_place(
     open_short(window, name)
     window.run()
     nodes = [node for node in window.graph()["nodes"] if node["type"] == kind]
-    shown = "id => app.graph.getNodeById(id).imgs.map(image => image.naturalWidth)"
-    assert all(window.page.evaluate(shown, node["id"])[0] >= width for node in nodes)
+    shown = "id => app.graph.getNodeById(id).imgs?.[0].naturalWidth ?? 0"
+    window.until(lambda: all(
+        window.page.evaluate(shown, node["id"]) >= width for node in nodes), seconds=20)
     window.said_nothing()
 
 

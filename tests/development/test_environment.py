@@ -348,11 +348,13 @@ def test_wrong_host_path_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_another_host_is_asked_for_by_its_version(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(SetupError, match=r"COMFYUI_PATH names a ComfyUI .* unset it for 0\.24\.0"):
+        dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
     asked: list[str] = []
+    found = environment.ensure()
     monkeypatch.setattr(environment.Environment, "run", lambda self, *command: 0)
-    usual = environment.ensure
     monkeypatch.setattr(environment, "ensure",
-                        lambda report, version: asked.append(version) or usual(report, version))
+                        lambda report, version: asked.append(version) or found)
     dev.dispatch("test", ["-k", "help"])
     dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
     assert asked == [HOST_VERSION, "0.24.0"]
