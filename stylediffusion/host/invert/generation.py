@@ -19,8 +19,8 @@ from ...method.schedule import k_to_vp, make_levels, vp_to_k
 from .. import text_encoder
 from ..attention import LayerFinder
 from ..inputs import MODEL_OVERFLOW, require_text
-from ..model import ModelPatcher, fingerprint, training_alphas
-from .inversion import finding, require_unet, to_host
+from ..model import ModelPatcher, fingerprint, training_alphas, vp_to_host
+from .inversion import finding, require_unet
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def painted(
         _require_finite(way[-1], step, total)
         preview(step, denoised, x, total)
 
-    start = to_host(model, vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
     last = guider.sample(
         torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)

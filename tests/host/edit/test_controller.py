@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host.edit import controller, guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit import controller, guider
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt, schedule
 
 SOURCE = "a painting of a brown cat"
@@ -73,17 +74,17 @@ def test_a_target_equal_to_the_source_is_a_warning_that_quotes_it(
 
 def test_a_control_of_another_prompt_names_both_and_the_socket(clip: Any) -> None:
     with pytest.raises(ValueError, match="'a painting of a brown cat'.*'a boat'.*connect the same"):
-        sampling.require_matching(trajectory("a boat"), None, make(clip, "a brown boat"))
+        Edit(None, trajectory("a boat"), None, make(clip, "a brown boat"))
 
 
 def test_an_embedding_over_other_steps_names_both_counts() -> None:
     with pytest.raises(ValueError, match="learnt over 7 steps, but the trajectory has 4"):
-        sampling.require_matching(trajectory(), embedding(7), None)
+        Edit(None, trajectory(), embedding(7))
 
 
 def test_an_embedding_of_another_prompt_names_both() -> None:
     with pytest.raises(ValueError, match="'a boat'.*'a painting of a brown cat'"):
-        sampling.require_matching(trajectory(), embedding(prompt="a boat"), None)
+        Edit(None, trajectory(), embedding(prompt="a boat"))
 
 
 def test_a_latent_of_another_size_names_both_sizes() -> None:

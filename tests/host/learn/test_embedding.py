@@ -17,6 +17,7 @@ from stylediffusion_pack.stylediffusion.host.model import (
     differentiable_clone,
     fingerprint,
     training_alphas,
+    vp_to_host,
 )
 from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
@@ -56,7 +57,7 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
         model = golden.reloadable_unet()
         levels = make_levels(4, training_alphas(model))
         cond, uncond = [(recorded["cond"], {})], [(recorded["uncond"], {})]
-        samples = inversion.to_host(model, recorded["ddim_latent.0"])
+        samples = vp_to_host(model, recorded["ddim_latent.0"])
         inverted = inversion.run_inversion(model, samples, cond, levels)
         assert inverted.latents is not None
         latents = torch.cat([recorded[f"ddim_latent.{k}"] for k in range(5)])

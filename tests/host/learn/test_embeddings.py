@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion.host import text_encoder
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.method import data, local_blend, prompt_to_prompt
 
@@ -96,7 +97,7 @@ def test_an_edit_with_an_embedding_is_painted_and_differs_by_the_embedding(clip:
             clip, trajectory, "a painting of a embedding:fur cat\n"
             "a painting of a embedding:wool cat", "auto", WINDOWS,
             controller.Wishes(blend_words="cat"), local_blend.Blend(threshold=0.0))
-        samples = sampling.sample_edits(model, trajectory, None, edits, 5.0)["samples"]
+        samples = sampling.sample_edits(Edit(model, trajectory, None, edits, 5.0))["samples"]
     assert torch.isfinite(samples).all()
     assert (samples[1] - samples[2]).norm() > 1e-3 * samples[1].norm()
     assert (samples[1] - samples[0]).norm() > 1e-3 * samples[0].norm()
