@@ -287,7 +287,7 @@ def test_exact_source_and_heatmaps_see_the_control_net(
         seen = []
         for way in (trajectory, released(trajectory)):
             heat = PromptHeat(torch.eye(77)[:, 1:2], range(STEPS), 0, None, STEPS, CPU)
-            heatmaps.watch_trajectory(model, way, heat)
+            heatmaps.watch_trajectory(Edit(model, way), heat)
             seen.append(heat.sums)
     assert golden.relative(*seen) > 1e-3
 

@@ -75,7 +75,7 @@ def test_heat_of_a_trajectory_is_the_sum_of_its_maps_columns(family: str) -> Non
         model = families.load(family)
         trajectory = trajectory_of(model, family)
         seen = watch([0, 1, 3])
-        heatmaps.watch_trajectory(model, trajectory, seen)
+        heatmaps.watch_trajectory(Edit(model, trajectory), seen)
         entries = {step: STEPS - 1 - step for step in (0, 1, 3)}
         maps = {step: quarter_maps(model, trajectory, k) for step, k in entries.items()}
         other = quarter_maps(model, trajectory, 1)
@@ -215,7 +215,7 @@ def test_watching_leaves_the_model_and_what_it_samples_as_they_were() -> None:
             return sampling.sample_edits(Edit(model, trajectory, None, made, 7.5))["samples"]
 
         before, options = sampled(), repr(model.model_options)
-        heatmaps.watch_trajectory(model, trajectory, watch([0]))
+        heatmaps.watch_trajectory(Edit(model, trajectory), watch([0]))
         heatmaps.watch_sampling(Edit(model, trajectory, None, made), watch([0], 1, made))
         assert repr(model.model_options) == options
         assert torch.equal(sampled(), before)
@@ -232,11 +232,11 @@ def test_a_replacement_that_stood_in_a_watched_layer_goes_on_to_work() -> None:
         model = families.load("sd15")
         trajectory = trajectory_of(model, "sd15")
         plain, layers = watch([0]), heatmaps.watched_layers(trajectory)
-        heatmaps.watch_trajectory(model, trajectory, plain)
+        heatmaps.watch_trajectory(Edit(model, trajectory), plain)
         first = layers[0]
         model.set_model_attn2_replace(other, first.block, first.number, first.index)
         under = watch([0])
-        heatmaps.watch_trajectory(model, trajectory, under)
+        heatmaps.watch_trajectory(Edit(model, trajectory), under)
     assert calls == [(first.block, first.number)]
     assert plain.sums is not None and under.sums is not None
     assert golden.relative(under.sums, plain.sums) > 1e-3, "later layers see another input"
