@@ -9,8 +9,9 @@ import comfy.samplers
 import torch
 import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion.host import attention
+from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.learn.unet import HostLearningModel
-from stylediffusion_pack.stylediffusion.host.model import differentiable_clone, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method import schedule
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 
