@@ -17,7 +17,7 @@ from torch import Tensor
 
 from demo import loading, scenes
 from stylediffusion.drawing.metrics import psnr
-from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
@@ -95,7 +95,7 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
     control = make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
         {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        Wishes(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
+        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from demo import scenes
 from stylediffusion.drawing.metrics import psnr
-from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_value_embedding
@@ -92,7 +92,7 @@ def painted_cells(
     always = dict.fromkeys(("tau_v", "tau_c", "tau_s", "tau_u"), Window(0.0, 0.0))
     control = make_control(
         parts.clip, trajectory, scenes.caption(edit.wanted), "auto", always,
-        Wishes(blend_words=edit.blend_words), Blend(*BLEND))
+        WordOptions(blend_words=edit.blend_words), Blend(*BLEND))
     rows, columns = make_axes(("tau_s", TAU_S), ("tau_c", TAU_C))
     deep, _ = make_axes(("tau_v", TAU_V), ("tau_c", TAU_C))
     targets = [replace(target, windows={**target.windows, "tau_v": window})

@@ -47,7 +47,7 @@ def with_learning_model(
             comfy.samplers.calc_cond_batch(
                 model_wrap.inner_model, [conds["positive"], None], latent, sigmas[:1],
                 attention.with_patch(options, "attn2_patch", finder.patch))
-        layers = supervising_layers(tuple(finder.found.values()), *latent.shape[-2:])
+        layers = supervising_layers(tuple(finder.layers.values()), *latent.shape[-2:])
         with torch.enable_grad():
             own = HostLearningModel(model_wrap, options, levels, sigmas, layers)
             return work(own, latent)

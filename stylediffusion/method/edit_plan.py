@@ -152,18 +152,18 @@ class EditPlan:
         if not self.embeds_values:
             return values.float()
         scale, shift = (table.to(values.device) for table in self.table(step))
-        found = value_input(values.float(), scale, shift)
-        return torch.where(self.phases[step].embedded.to(values.device), found, values)
+        scaled = value_input(values.float(), scale, shift)
+        return torch.where(self.phases[step].embedded.to(values.device), scaled, values)
 
     def self_rows(self, step: int, kinds: Kinds) -> Tensor | None:
         """For each row of a call the one whose query and key it has; None where its own."""
         phase = self.phases[step]
         key = id(phase), kinds
         if key not in self._self_rows:
-            found = [place * self.rows + row for place, kind in enumerate(kinds)
+            sources = [place * self.rows + row for place, kind in enumerate(kinds)
                      for row in phase.self_sources[kind]]
-            same = found == list(range(len(found)))
-            self._self_rows[key] = None if same else _index(found, phase)
+            same = sources == list(range(len(sources)))
+            self._self_rows[key] = None if same else _index(sources, phase)
         return self._self_rows[key]
 
     def call_rows(self, step: int, kinds: Kinds, heat: bool) -> CallRows:
@@ -226,14 +226,14 @@ def _phases(control: Control | None, steps: int, device: torch.device) -> tuple[
     value, layout, uncond = (control.held(tau, steps) for tau in ("tau_v", "tau_s", "tau_u"))
     first, second = control.weights(steps)
     mappers = control.mappers()
-    made: dict[bytes, Phase] = {}
+    known: dict[bytes, Phase] = {}
     phases = []
     for i in range(steps):
         parts = (value[i], layout[i], uncond[i], first[i], second[i])
         key = b"".join(part.numpy().tobytes() for part in parts)
-        if key not in made:
-            made[key] = _phase(control, mappers, *parts, device)
-        phases.append(made[key])
+        if key not in known:
+            known[key] = _phase(control, mappers, *parts, device)
+        phases.append(known[key])
     return tuple(phases)
 
 

@@ -68,7 +68,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         blends = self.control is not None and self.control.blends
         self.masks = joined([mask for _, mask in runs], chosen) if blends else None
         source = runs[0][0][:1]
-        return torch.cat([source, joined([found[1:] for found, _ in runs], chosen)])
+        return torch.cat([source, joined([latents[1:] for latents, _ in runs], chosen)])
 
     def _sample(
         self, control: Control | None, noise: Tensor, latent: Tensor,
@@ -109,8 +109,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         options = model_options or {}
         if self.run is not None:
             options = self.run.options(options)
-        found: Tensor = super().predict_noise(x, timestep, options, seed)
-        return found
+        denoised: Tensor = super().predict_noise(x, timestep, options, seed)
+        return denoised
 
 
 def _following(

@@ -181,9 +181,9 @@ class EditRun:
     def _note(self, out: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> None:
         """Add the heat rows' columns, summed over heads, for every blended target."""
         targets = self.plan.heat_targets
-        found = out.view(-1, targets, out.shape[1], extra["n_heads"], extra["dim_head"])
-        found = found[..., :HEAT_COLUMNS].sum((0, 3), dtype=torch.float32)
-        self.columns.append(on_grid(found.mT, layer, extra))
+        columns = out.view(-1, targets, out.shape[1], extra["n_heads"], extra["dim_head"])
+        columns = columns[..., :HEAT_COLUMNS].sum((0, 3), dtype=torch.float32)
+        self.columns.append(on_grid(columns.mT, layer, extra))
 
 
 def _key(layer: AttentionLayer) -> LayerKey:

@@ -60,8 +60,9 @@ def _require_own_control(trajectory: Trajectory, control: Control) -> None:
     own = trajectory.latents.shape[-2:]
     for target in control.targets:
         if target.mask is not None and target.mask.shape != own:
-            found = " x ".join(map(str, reversed(target.mask.shape)))
+            painted = " x ".join(map(str, reversed(target.mask.shape)))
             raise ValueError(
-                f"the control's mask was painted for a latent of {found}, but the trajectory's are "
-                f"{own[1]} x {own[0]}; connect the same trajectory to P2Plus Controller and Sample"
+                f"the control's mask was painted for a latent of {painted}, but the "
+                f"trajectory's are {own[1]} x {own[0]}; connect the same trajectory to "
+                "P2Plus Controller and Sample"
             )

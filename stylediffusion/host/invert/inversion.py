@@ -140,4 +140,4 @@ def _inverted(stage: Stage, levels: Levels) -> Inversion:
             stage.callback(k, x0, latent, levels.steps)
 
     latents = invert(predict_noise, stage.latent, levels, after_step)
-    return Inversion(latents.to("cpu", torch.float32), tuple(finder.found.values()))
+    return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))

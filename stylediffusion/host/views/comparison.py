@@ -54,7 +54,7 @@ def edit_labels(count: int, control: Control | None) -> list[str]:
 
 def require_same_size(source: Tensor, painted: Tensor) -> None:
     """Raise ValueError unless an IMAGE has the size of a decoded latent."""
-    own, wanted = (f"{found.shape[2]} x {found.shape[1]}" for found in (source, painted))
+    own, wanted = (f"{images.shape[2]} x {images.shape[1]}" for images in (source, painted))
     if own != wanted:
         raise ValueError(
             f"the image is {own}, but the decoded latent is {wanted}; connect the picture that "

@@ -64,11 +64,11 @@ def heatmaps(
     else:
         watch_trajectory(edit, heat)
     assert heat.sums is not None
-    found = heat.sums.cpu()
-    masks = sheets.spread(found, *picture.shape[:2])
+    sums = heat.sums.cpu()
+    masks = sheets.spread(sums, *picture.shape[:2])
     tiles = [
         (word, f"{100 * share:.1f} % among these words", sheets.overlaid(picture, mask))
-        for word, share, mask in zip(words, sheets.shares(found), masks, strict=True)]
+        for word, share, mask in zip(words, sheets.shares(sums), masks, strict=True)]
     heading = f"Where words look in {_scene(sampled, request.target)}, "
     heading += _span(steps[0] + 1, steps[-1] + 1, trajectory.steps)
     return sheets.grid(f"\u201c{prompt.text}\u201d", heading, tiles)[None], masks

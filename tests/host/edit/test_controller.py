@@ -94,7 +94,7 @@ def test_a_latent_of_another_size_names_both_sizes() -> None:
 
 def wished(clip: Any, targets: str, **wishes: str) -> prompt_to_prompt.Control:
     return controller.make_control(
-        clip, trajectory(), targets, "auto", WINDOWS, controller.Wishes(**wishes))
+        clip, trajectory(), targets, "auto", WINDOWS, controller.WordOptions(**wishes))
 
 
 def tokens(mask: torch.Tensor) -> list[int]:
@@ -196,7 +196,7 @@ def test_a_source_of_one_word_is_replaced_refined_blended_and_emphasised(
     word = target.strip("(),:.13")
     (made,) = controller.make_control(
         clip, trajectory(source), target, "auto", WINDOWS,
-        controller.Wishes(f"{word}: 2", f"{word}: 0-0.3", source, "")).targets
+        controller.WordOptions(f"{word}: 2", f"{word}: 0-0.3", source, "")).targets
     assert made.mode == "replace" and made.alignment.aligned[1] == 1
     if mapper is not None:
         for old, new in mapper.items():
@@ -214,7 +214,7 @@ def test_a_source_of_one_word_is_replaced_refined_blended_and_emphasised(
 def test_commas_case_and_weights_find_the_words_a_person_means(clip: Any) -> None:
     (made,) = controller.make_control(
         clip, trajectory("A Painting, of a (Brown:1.2) Cat."), "a painting, of a (brown:0.8) TIGER",
-        "auto", WINDOWS, controller.Wishes(
+        "auto", WINDOWS, controller.WordOptions(
             "tiger: 1.5, BROWN: 0.5", "(tiger): 0-0.4", "cat, Tiger", "painting")).targets
     assert made.mode == "replace" and made.blend is not None and made.subtract is not None
     assert tokens(made.blend.source) == [7, 8] and tokens(made.blend.target) == [7]
@@ -229,7 +229,7 @@ def test_commas_case_and_weights_find_the_words_a_person_means(clip: Any) -> Non
 
 def painted(clip: Any, mask: torch.Tensor, **wishes: str) -> prompt_to_prompt.Control:
     return controller.make_control(
-        clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controller.Wishes(**wishes),
+        clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controller.WordOptions(**wishes),
         mask=mask)
 
 

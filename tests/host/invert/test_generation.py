@@ -25,10 +25,10 @@ def parts() -> Any:
         return loading.load_model(), loading.load_clip()
 
 
-def wishes(**other: Any) -> generation.PictureWishes:
+def wishes(**other: Any) -> generation.PictureSettings:
     usual = {"prompt": "a painting of a red car in the snow", "negative_prompt": "", "width": 192,
              "height": 128, "steps": STEPS, "guidance": GUIDANCE, "seed": SEED}
-    return generation.PictureWishes(**{**usual, **other})
+    return generation.PictureSettings(**{**usual, **other})
 
 
 def test_the_way_is_ddim_from_the_seeds_noise_written_out(parts: Any) -> None:

@@ -71,7 +71,7 @@ def test_maps_of_an_entry_are_the_recorded_ones(
             textbook.called(model, x, sigma[None], recorded["cond"], transformer_options)
 
     run(options)
-    layers = supervising_layers(tuple(finder.found.values()), 64, 64)
+    layers = supervising_layers(tuple(finder.layers.values()), 64, 64)
     run(attention.with_replacements(model.model_options, layers, recorder.replacement))
     assert golden.relative(recorder.maps[place], recorded[f"A.{entry}.{name}"]) < 1e-5
 
@@ -190,7 +190,7 @@ def test_a_model_without_cross_attention_in_a_unet_is_refused_before_anything_ru
         inversion.invert_latent(model, None, latent(), "a cat", "", 2)
     with pytest.raises(ValueError, match=message):
         generation.generate(
-            model, None, generation.PictureWishes("a cat", "", 64, 64, 2, 7.5, 1))
+            model, None, generation.PictureSettings("a cat", "", 64, 64, 2, 7.5, 1))
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
