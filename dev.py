@@ -27,8 +27,8 @@ usage: python3 dev.py COMMAND [arguments]
   locales               write the page's English texts (locales/en) anew from the node definitions
   pictures              run the example graphs in the real page and take all pictures of the README,
                         the templates and the help pages (minutes; needs Chromium or Chrome)
-  train [args]          train the demo model (python -m demo.train)
-  evaluate [args]       measure the demo model (python -m demo.evaluate)
+  train [args]          train the demo model (python -m training.train)
+  evaluate [args]       measure the demo model (python -m training.evaluate)
 
 demo, test, serve and bench work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS); with
 --cpu behind the command, or where there is none, on the CPU, as all other commands do. Relative
@@ -46,8 +46,8 @@ at once. An interrupted set-up is repaired by the next command.
 MODULES = {
     "demo": "development.demo", "test": "pytest", "serve": "development.serve",
     "lint": "development.checks", "graphs": "development.graphs",
-    "locales": "development.locales", "pictures": "development.pictures", "train": "demo.train",
-    "evaluate": "demo.evaluate",
+    "locales": "development.locales", "pictures": "development.pictures", "train": "training.train",
+    "evaluate": "training.evaluate",
 }
 BENCHES = {name: f"bench.{name}" for name in ("learn", "edit", "ops", "start", "mutants")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylediffusion import schedule
-from stylediffusion.alignment import Alignment
-from stylediffusion.artifacts import ValueEmbedding, supervising_layers
-from stylediffusion.control import Control, Target, Window, WordMasks
-from stylediffusion.edit_plan import make_plan
+from reference.textbook import Controller, Edit, Settings
 from stylediffusion.host import model as host_model
-from stylediffusion.host.editing import EditRun
-from stylediffusion.host.guider import stacked
-from stylediffusion.host.stepwise import BetweenSteps
-from tests.textbook import Controller, Edit, Settings
+from stylediffusion.host.edit.between_steps import BetweenSteps
+from stylediffusion.host.edit.guider import stacked
+from stylediffusion.host.edit.patches import EditRun
+from stylediffusion.method import schedule
+from stylediffusion.method.alignment import Alignment
+from stylediffusion.method.data import ValueEmbedding
+from stylediffusion.method.edit_plan import make_plan
+from stylediffusion.method.layers import supervising_layers
+from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
 
 from .subjects import Subject, layers_of, on_stage
 

@@ -10,11 +10,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from stylediffusion import learning, mapping, schedule, solvers
-from stylediffusion.artifacts import supervising_layers
 from stylediffusion.host import model as host_model
-from stylediffusion.host.checkpoints import Checkpoints
-from stylediffusion.host.learning import HostLearningModel
+from stylediffusion.host.autograd.checkpoints import Checkpoints
+from stylediffusion.host.learn.embedding import HostLearningModel
+from stylediffusion.method import learning, schedule, solvers, value_embedding
+from stylediffusion.method.layers import supervising_layers
 
 from .subjects import Subject, layers_of, on_stage
 from .textbook import TextbookLearning
@@ -44,10 +44,10 @@ class InnerSteps:
         self.step = learning.LearningStep(
             0, LEVEL, alphas, self.latent, uncond, torch.zeros_like(self.latent), maps)
 
-    def network(self) -> mapping.Mapping:
+    def network(self) -> value_embedding.Mapping:
         """M as the exact preset makes it."""
-        return mapping.make_mapping(
-            self.subject.positive[0][0], self.tokens, 0, mapping.SCALE_AND_SHIFT
+        return value_embedding.make_mapping(
+            self.subject.positive[0][0], self.tokens, 0, value_embedding.SCALE_AND_SHIFT
         ).to(self.latent.device)
 
     def plain(self) -> Work:

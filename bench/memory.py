@@ -16,7 +16,7 @@ from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import torch
 
-from stylediffusion.host.memory import peak_bytes
+from stylediffusion.host.learn.memory import peak_bytes
 
 from .editing_step import EditSteps, with_edit_steps
 from .learning_step import InnerSteps, with_inner_steps

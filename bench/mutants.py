@@ -22,22 +22,26 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from demo.host_path import own_arguments  # isort: skip  (before anything that imports comfy)
+from training.host_path import own_arguments  # isort: skip  (before anything that imports comfy)
 
 import comfy.model_patcher  # noqa: F401 (with torch, loaded once for all that runs here)
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
-    "alignment": ["alignment", "words"], "artifacts": ["artifacts"], "blend": ["blend"],
-    "compositing": ["compositing"], "control": ["control", "edit_plan", "sweep"], "ddim": ["ddim"],
-    "edit_plan": ["edit_plan"], "files": ["files", "hostile_files"], "gradients": ["gradients"],
-    "learning": ["learning"], "mapping": ["mapping"], "notation": ["notation", "words"],
-    "quasi_newton": ["quasi_newton"], "quoting": ["quoting"], "schedule": ["schedule"],
-    "sheets": ["sheets"], "solvers": ["learning", "quasi_newton"], "sweep": ["sweep"],
-    "unfinished": ["unfinished"], "whitening": ["whitening"], "words": ["words"],
-    "writing": ["writing"],
+    "drawing/compositing": [], "drawing/sheets": [],
+    "method/adam": ["method/learning"], "method/alignment": ["prompts/positions"],
+    "method/data": [], "method/ddim": [], "method/edit_plan": [], "method/layers": [],
+    "method/lbfgs": [], "method/learning": [], "method/local_blend": [], "method/loss_scale": [],
+    "method/preconditioner": [], "method/prompt_to_prompt": ["method/edit_plan", "method/sweep"],
+    "method/quasi_newton": ["method/learning", "method/lbfgs"], "method/schedule": [],
+    "method/sweep": [], "method/value_embedding": [],
+    "prompts/notation": ["prompts/words"], "prompts/positions": ["prompts/words"],
+    "prompts/quoting": [], "prompts/words": ["prompts/positions"],
+    "storage/inversion_file": ["storage/hostile_files"], "storage/learning_file": [],
+    "storage/writing": [],
 }
+"""The modules that are tried, and whose tests they meet beside their own."""
 SWAPPED: dict[type[ast.AST], Any] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -46,7 +50,7 @@ SWAPPED: dict[type[ast.AST], Any] = {
 }
 CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
 DROPPED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise)
-OWN = ("bench", "demo", "development", "stylediffusion", "tests")
+OWN = ("bench", "demo", "development", "reference", "stylediffusion", "tests", "training")
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "ran too long"
 Mutant = tuple[int, int, str]
 """Where in the source a change begins and ends, in bytes, and what stands there instead."""
@@ -130,9 +134,15 @@ def run_tests(copy: Path, tests: list[str]) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    files = [f"tests/method/test_{name}.py" for name in tests]
+    files = [path for path in map(test_file, tests) if Path(path).is_file()]
     code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
     os._exit(int(code))
+
+
+def test_file(module: str) -> str:
+    """The tests of a module, which mirror the rooms."""
+    room, name = module.split("/")
+    return f"tests/{room}/test_{name}.py"
 
 
 def try_all(copy: Path, name: str, chosen: list[Mutant]) -> Counter[str]:
@@ -140,12 +150,13 @@ def try_all(copy: Path, name: str, chosen: list[Mutant]) -> Counter[str]:
     path = copy / "stylediffusion" / f"{name}.py"
     source, counts = path.read_bytes(), Counter[str]()
     begun = time.monotonic()
-    if not passes(copy, NEAREST[name], 600):
+    tests = [name, *NEAREST[name]]
+    if not passes(copy, tests, 600):
         raise SystemExit(f"The tests of {name}.py do not pass as they are.")
     patience = 20 + 5 * (time.monotonic() - begun)
     for begin, end, text in chosen:
         path.write_bytes(source[:begin] + text.encode() + source[end:])
-        passed = passes(copy, NEAREST[name], patience)
+        passed = passes(copy, tests, patience)
         verdict = TIMED_OUT if passed is None else SURVIVED if passed else KILLED
         counts[verdict] += 1
         if verdict != KILLED:
@@ -159,7 +170,8 @@ def try_all(copy: Path, name: str, chosen: list[Mutant]) -> Counter[str]:
 def main() -> None:
     """Try the changes that were asked for, and print the share that was killed."""
     parser = argparse.ArgumentParser(prog="bench mutants", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", metavar="FILE", choices=NEAREST, help="one module, as 'blend'")
+    parser.add_argument("--only", metavar="FILE", choices=NEAREST,
+                        help="one module, as 'method/ddim'")
     parser.add_argument("--limit", type=int, help="at most so many changes of each module")
     parser.add_argument("--seed", type=int, default=0, help="which ones those are")
     wanted = parser.parse_args(own_arguments)

@@ -14,19 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stylediffusion.host.edit.request import Edit
+from stylediffusion.host.model import vp_to_host
+
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from stylediffusion.alignment import Alignment
-from stylediffusion.artifacts import Trajectory, ValueEmbedding
-from stylediffusion.control import Control, Target, Window, WordMasks
-from stylediffusion.host import guider, inverting, sampling
-from stylediffusion.host.learning import LearningWishes, learn_value_embedding
+from stylediffusion.host.edit import guider, sampling
+from stylediffusion.host.invert import inversion
+from stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding
 from stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion.schedule import make_levels
+from stylediffusion.method.alignment import Alignment
+from stylediffusion.method.data import Trajectory, ValueEmbedding
+from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
+from stylediffusion.method.schedule import make_levels
 
 from .operations import Count, Operations, by_step, counted
 
@@ -55,8 +59,8 @@ def control(subject: subjects.Subject, mode: str, count: int) -> Control:
 def walked(subject: subjects.Subject) -> Trajectory:
     """An inversion of the subject's latent."""
     levels = make_levels(STEPS, training_alphas(subject.model))
-    samples = inverting.to_host(subject.model, subject.latent)
-    found = inverting.run_inversion(subject.model, samples, subject.positive, levels)
+    samples = vp_to_host(subject.model, subject.latent)
+    found = inversion.run_inversion(subject.model, samples, subject.positive, levels)
     assert found.latents is not None
     return Trajectory(found.latents, levels, "", "", subject.positive, subject.negative,
                       found.layers, fingerprint(subject.model))
@@ -77,7 +81,7 @@ def edited(subject: subjects.Subject, trajectory: Trajectory, edits: Control) ->
     width = subject.positive[0][0].shape[-1]
     embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width), torch.zeros(STEPS, TOKENS, width),
                                GUIDANCE, "", trajectory.fingerprint, ())
-    parts = sampling.sampling_parts(subject.model, trajectory, embedding, edits, GUIDANCE)
+    parts = sampling.sampling_parts(Edit(subject.model, trajectory, embedding, edits, GUIDANCE))
     return sampled(parts.guider.sample, parts.latent["samples"], trajectory)
 
 

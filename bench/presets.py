@@ -15,22 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import judge, loading, scenes, trials
-from demo.trials import Trial
-from stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion.blend import Blend
-from stylediffusion.control import Window
-from stylediffusion.host.controlling import Wishes, make_control
-from stylediffusion.host.inverting import invert_latent
-from stylediffusion.host.learning import (
+from demo import loading, scenes
+from stylediffusion.drawing.metrics import psnr
+from stylediffusion.host.edit.controller import WordOptions, make_control
+from stylediffusion.host.edit.request import Edit
+from stylediffusion.host.edit.sampling import sample_edits
+from stylediffusion.host.invert.inversion import invert_latent
+from stylediffusion.host.learn.embedding import (
     LearningWishes,
     learn_prompt_embedding,
     learn_value_embedding,
 )
 from stylediffusion.host.model import ModelPatcher
-from stylediffusion.host.sampling import sample_edits
-from stylediffusion.learning import LearningSettings
-from stylediffusion.metrics import psnr
+from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
+from stylediffusion.method.learning import LearningSettings
+from stylediffusion.method.local_blend import Blend
+from stylediffusion.method.prompt_to_prompt import Window
+from training import judge, trials
+from training.trials import Trial
 
 from .timing import clock
 
@@ -93,7 +95,7 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
     control = make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
         {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        Wishes(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
+        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
     return found
@@ -114,7 +116,7 @@ def run_preset(
             model, trajectory, tower, image, wishes_for(preset))
     seconds = clock() - started
     painted = parts.vae.decode(sample_edits(
-        parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
+        Edit(parts.model, trajectory, embedding, control, 0.0, preset == "direct"))["samples"])
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
     return {"rows": counter.rows, "inner_steps": 0 if embedding is None else len(embedding.losses),

@@ -105,7 +105,7 @@ def inside() -> None:
     """In the process that is measured: the host first, then the pack; print JSON."""
     import asyncio
 
-    from demo import host_path  # noqa: F401  (before anything that imports comfy)
+    from training import host_path  # noqa: F401  (before anything that imports comfy)
 
     print(json.dumps(asyncio.run(load_the_pack())))
 

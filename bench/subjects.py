@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demo import host_path  # isort: skip  (before anything that imports comfy)
+from training import host_path  # isort: skip  (before anything that imports comfy)
 
 import comfy.clip_vision
 import comfy.model_management
@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import loading, scenes, trials
-from stylediffusion.artifacts import AttentionLayer, Conditioning
+from demo import loading, scenes
 from stylediffusion.host.attention import LayerFinder, with_patch
 from stylediffusion.host.model import ModelPatcher
+from stylediffusion.method.data import Conditioning
+from stylediffusion.method.layers import AttentionLayer
+from training import trials
 
 own_arguments = host_path.own_arguments
 SD15_CONFIG = {
@@ -185,4 +187,4 @@ def layers_of(model: Any, options: dict[str, Any], sigma: Tensor, latent: Tensor
         comfy.samplers.calc_cond_batch(
             model.inner_model, [model.conds["positive"], None], latent, sigma.expand(1),
             with_patch(options, "attn2_patch", finder.patch))
-    return tuple(finder.found.values())
+    return tuple(finder.layers.values())

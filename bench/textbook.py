@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylediffusion.artifacts import AttentionLayer
-from stylediffusion.ddim import guide, transfer
 from stylediffusion.host.attention import attention_map
-from stylediffusion.mapping import Mapping
+from stylediffusion.method.ddim import guide, transfer
+from stylediffusion.method.layers import AttentionLayer
+from stylediffusion.method.value_embedding import Mapping
 
 from .subjects import Subject
 

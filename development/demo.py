@@ -15,8 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from demo import scenes, trials
-from stylediffusion.sheets import Tile, sheet
+from demo import scenes
+from stylediffusion.drawing.sheets import Tile, sheet
+from training import trials
 
 from . import examples
 from .editing import DEMO, Pictures, measure, picture, run

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from demo import judge, scenes
-from demo.trials import Trial
-from stylediffusion.metrics import psnr
+from demo import scenes
+from stylediffusion.drawing.metrics import psnr
+from training import judge
+from training.trials import Trial
 
 from . import examples
 from .examples import Prompt

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.artifacts import NULL_TEXT, TEXT_EMBEDDING
-from ..stylediffusion.host.learning import learn_prompt_embedding, loss_map
+from ..stylediffusion.host.learn.embedding import learn_prompt_embedding, loss_map
+from ..stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from .sockets import CATEGORY, TrajectorySocket, ValueEmbeddingSocket
 
 

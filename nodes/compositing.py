@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..stylediffusion.compositing import keep_pixels
+from ..stylediffusion.drawing.compositing import keep_pixels
 from .sockets import CATEGORY
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..stylediffusion.host import saving
+from ..stylediffusion.host import inversions
 from ..stylediffusion.host.console import shown
 from .sockets import CATEGORY, TrajectorySocket, ValueEmbeddingSocket
 
@@ -40,7 +40,7 @@ class SaveInversion(io.ComfyNode):
     def execute(
         cls, trajectory: Any, filename_prefix: str, value_embedding: Any = None
     ) -> io.NodeOutput:
-        path = saving.save_inversion(trajectory, value_embedding, filename_prefix)
+        path = inversions.save_inversion(trajectory, value_embedding, filename_prefix)
         return io.NodeOutput(ui=ui.PreviewText(f"Saved as {path.name}"))
 
 
@@ -57,33 +57,39 @@ class LoadInversion(io.ComfyNode):
             "Value Embedding. Edit with the model it was made with.",
             search_aliases=["load inversion", "load embedding", "stylediffusion"],
             inputs=[
-                io.Combo.Input("file", options=saving.saved_inversions(), tooltip="Inversions in "
-                               "the output and input folders, newest first. Press R on the page "
-                               "after saving a new one."),
+                io.Combo.Input(
+                    "file",
+                    options=inversions.saved_inversions(),
+                    tooltip="Inversions in "
+                    "the output and input folders, newest first. Press R on the page "
+                    "after saving a new one.",
+                ),
             ],
             outputs=[
                 TrajectorySocket.Output("trajectory", tooltip="In the place of DDIM Invert's."),
-                ValueEmbeddingSocket.Output("value_embedding", tooltip="In the place of Learn "
-                                            "Value Embedding's; empty where none was saved."),
+                ValueEmbeddingSocket.Output(
+                    "value_embedding",
+                    tooltip="In the place of Learn Value Embedding's; empty where none was saved.",
+                ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
         try:
-            saving.path_of(file)
+            inversions.path_of(file)
         except ValueError as error:
             return shown(str(error))
         return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
-        state = saving.path_of(file).stat()
+        state = inversions.path_of(file).stat()
         return f"{state.st_mtime_ns} {state.st_size}"
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(*saving.load_inversion(file))
+        return io.NodeOutput(*inversions.load_inversion(file))
 
 
 NODES: list[type[io.ComfyNode]] = [SaveInversion, LoadInversion]

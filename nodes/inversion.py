@@ -8,11 +8,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..stylediffusion.host.control_nets import with_hint
-from ..stylediffusion.host.inverting import invert_latent
-from ..stylediffusion.host.learning import LearningWishes, learn_value_embedding, loss_map
-from ..stylediffusion.learning import LearningSettings
-from ..stylediffusion.mapping import FORMS
-from ..stylediffusion.schedule import deeper_steps
+from ..stylediffusion.host.invert.inversion import invert_latent
+from ..stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding, loss_map
+from ..stylediffusion.method.learning import LearningSettings
+from ..stylediffusion.method.schedule import deeper_steps
+from ..stylediffusion.method.value_embedding import FORMS
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
 
 log = logging.getLogger("stylediffusion")

@@ -1,1 +1,1 @@
-"""The method of StyleDiffusion (arXiv 2303.15649) in plain torch, independent of any host."""
+"""StyleDiffusion (arXiv 2303.15649): the method, its files and words, and the door to the host."""

@@ -6,11 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from stylediffusion_pack.stylediffusion import alignment, artifacts, blend, control, schedule
-from stylediffusion_pack.stylediffusion.host import inverting, sampling
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.method import (
+    alignment,
+    data,
+    local_blend,
+    prompt_to_prompt,
+    schedule,
+)
 
-from . import textbook
+from reference import textbook
 
 STEPS, TIMESTEPS, GUIDANCE = 4, [751, 501, 251, 1], 7.5
 NOISE = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(9))
@@ -41,45 +49,47 @@ EDITS = {"replace": replaced(), "refine": refined(), "blend": replace(replaced()
 
 def trajectory_through(
     model: Any, cond: torch.Tensor, uncond: torch.Tensor, latents: torch.Tensor
-) -> artifacts.Trajectory:
+) -> data.Trajectory:
     """A trajectory of given latents [N + 1, C, h, w] and prompts [1, T, d]."""
     source = [(cond, {})]
-    probe = inverting.run_inversion(
-        model, inverting.to_host(model, latents[-1:]), source,
+    probe = inversion.run_inversion(
+        model, vp_to_host(model, latents[-1:]), source,
         schedule.make_levels(1, training_alphas(model)))
-    return artifacts.Trajectory(
+    return data.Trajectory(
         latents, schedule.make_levels(len(latents) - 1, training_alphas(model)), "", "", source,
         [(uncond, {})], probe.layers, fingerprint(model))
 
 
-def trajectory_of(model: Any) -> artifacts.Trajectory:
+def trajectory_of(model: Any) -> data.Trajectory:
     return trajectory_through(
         model, context(1), context(2), NOISE.expand(STEPS + 1, -1, -1, -1))
 
 
-def control_of(edit: textbook.Edit, windows: dict[str, tuple[float, float]]) -> control.Control:
+def control_of(
+    edit: textbook.Edit, windows: dict[str, tuple[float, float]]
+) -> prompt_to_prompt.Control:
     masks = None
     if edit.words is not None:
         rows = torch.zeros(2, 77)
         for side in (0, 1):
             rows[side, edit.words[side]] = 1
-        masks = control.WordMasks(rows[0], rows[1])
-    target = control.Target("a boat", "", [(edit.context, {})],
+        masks = prompt_to_prompt.WordMasks(rows[0], rows[1])
+    target = prompt_to_prompt.Target("a boat", "", [(edit.context, {})],
                             alignment.Alignment(edit.mapper, edit.aligned), blend=masks)
-    shared = {tau: control.Window(*window) for tau, window in windows.items()}
-    return control.Control("", (target,), **shared, blend=blend.Blend(threshold=0.8))
+    shared = {tau: prompt_to_prompt.Window(*window) for tau, window in windows.items()}
+    return prompt_to_prompt.Control("", (target,), **shared, blend=local_blend.Blend(threshold=0.8))
 
 
-def embedding_of(model: Any) -> artifacts.ValueEmbedding:
-    return artifacts.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
+def embedding_of(model: Any) -> data.ValueEmbedding:
+    return data.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
 
 
 def sampled(
-    model: Any, trajectory: artifacts.Trajectory, embedding: artifacts.ValueEmbedding | None,
-    wanted: control.Control | None,
+    model: Any, trajectory: data.Trajectory, embedding: data.ValueEmbedding | None,
+    wanted: prompt_to_prompt.Control | None,
 ) -> list[torch.Tensor]:
     """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
-    parts = sampling.sampling_parts(model, trajectory, embedding, wanted, 0.0)
+    parts = sampling.sampling_parts(Edit(model, trajectory, embedding, wanted, 0.0))
     seen: list[torch.Tensor] = []
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:

@@ -18,9 +18,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ..artifacts import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING, AttentionLayer
-from ..edit_plan import CONDITIONAL, UNCONDITIONAL
-from ..mapping import value_input
+from ..method.data import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING
+from ..method.edit_plan import CONDITIONAL, UNCONDITIONAL
+from ..method.layers import AttentionLayer
+from ..method.value_embedding import value_input
 
 ExtraOptions = dict[str, Any]
 AttentionPatch = Callable[
@@ -152,7 +153,7 @@ def sampling_step(extra: ExtraOptions) -> int:
 class LayerFinder:
     """Notes every cross-attention layer it is called in: the way to learn a UNet's layout."""
 
-    found: dict[tuple[str, int, int], AttentionLayer] = field(default_factory=dict)
+    layers: dict[tuple[str, int, int], AttentionLayer] = field(default_factory=dict)
 
     def patch(
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
@@ -162,7 +163,7 @@ class LayerFinder:
         index = extra.get("block_index", 0)
         height, width = extra["activations_shape"][-2:]
         key = (block, number, index)
-        self.found.setdefault(key, AttentionLayer(block, number, index, height, width))
+        self.layers.setdefault(key, AttentionLayer(block, number, index, height, width))
         return n, context, value
 
 

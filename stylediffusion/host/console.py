@@ -10,7 +10,7 @@ import logging
 import sys
 from typing import Any, TypeVar
 
-from ..quoting import quote_error, quoted
+from ..prompts.quoting import quote_error, quoted
 
 Node = TypeVar("Node", bound=type)
 PRINTED = ("execute", "fingerprint_inputs")

@@ -9,7 +9,7 @@ import torch
 from comfy.controlnet import ControlBase
 from torch import Tensor
 
-from ..artifacts import Conditioning
+from ..method.data import Conditioning
 from .attention import with_patch
 from .model import hash_weights
 

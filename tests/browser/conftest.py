@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo import scenes, trials
+from demo import scenes
 from development import browser
 from development.environment import ensure
 from development.server import Server
 from tests.bases import base_directory
+from training import trials
 
 if TYPE_CHECKING:
     from tests.browser.window import Window

@@ -4,7 +4,9 @@ import random
 
 import numpy as np
 import pytest
-from stylediffusion_pack.demo import scenes, trials
+from stylediffusion_pack.demo import scenes
+
+from training import trials
 
 
 def test_a_layout_is_drawn_alike_every_time() -> None:

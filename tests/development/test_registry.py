@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def imported(module: Path) -> Iterator[Path]:
             origin = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for path in (origin, *(origin / name.name for name in node.names)):
                 yield from filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py"))
+                for package in takewhile(lambda folder: folder != ROOT, path.parents):
+                    yield from filter(Path.is_file, [package / "__init__.py"])
 
 
 def needed_modules() -> set[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from comfy.quant_ops import QuantizedTensor
-from stylediffusion_pack.stylediffusion.host import inverting
+from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, hash_weights
 from torch import Tensor
 
@@ -140,10 +140,10 @@ def test_an_inversion_takes_the_fingerprint_before_it_begins(
     def fails(model: Any) -> str:
         raise Untold
 
-    monkeypatch.setattr(inverting, "fingerprint", fails)
-    monkeypatch.setattr(inverting, "run_inversion", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(inversion, "fingerprint", fails)
+    monkeypatch.setattr(inversion, "run_inversion", lambda *_: pytest.fail("it began"))
     with torch.inference_mode(), pytest.raises(Untold):
-        inverting.invert_latent(
+        inversion.invert_latent(
             golden.load_unet(), Words(), {"samples": torch.zeros(1, 4, 8, 8)}, "a cat", "", 2)
 
 

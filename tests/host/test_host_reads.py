@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import artifacts, learning, solvers
-from stylediffusion_pack.stylediffusion.host import inverting, resuming
-from stylediffusion_pack.stylediffusion.host import learning as host_learning
+from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.learn import unfinished_run
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.schedule import make_levels
+from stylediffusion_pack.stylediffusion.method import data, learning, solvers
+from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -79,15 +80,15 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def trajectory(model: Any) -> artifacts.Trajectory:
+def trajectory(model: Any) -> data.Trajectory:
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(8)
         cond, uncond = ([(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(2))
         levels = make_levels(STEPS, training_alphas(model))
         samples = torch.randn(1, 4, 16, 16, generator=generator)
-        inverted = inverting.run_inversion(model, samples, cond, levels)
+        inverted = inversion.run_inversion(model, samples, cond, levels)
         assert inverted.latents is not None
-        return artifacts.Trajectory(inverted.latents, levels, "", "", cond, uncond,
+        return data.Trajectory(inverted.latents, levels, "", "", cond, uncond,
                                     inverted.layers, fingerprint(model))
 
 
@@ -104,7 +105,7 @@ def test_an_evaluation_of_the_fast_preset_reads_once_and_a_run_thrice_for_each(
 ) -> None:
     """A large model's run is written more rarely than after every step."""
     counter = Counter()
-    monkeypatch.setattr(resuming, "SPARING", 1e9)
+    monkeypatch.setattr(unfinished_run, "SPARING", 1e9)
     inside = counter.watch(monkeypatch, solvers.Evaluations, "__call__")
     evaluations = learn(model, trajectory, counter, True)
     assert evaluations == len(inside) > 2 * STEPS
@@ -134,7 +135,7 @@ def test_a_step_of_either_preset_reads_next_to_nothing_of_its_own(
         (solvers.Evaluations, "__call__"), (solvers.Curvature, "see"),
         (solvers.NetworkSolver, "inner_step"))]
     kept = host_learning.HostWatch.keep
-    monkeypatch.setattr(resuming, "SPARING", 1e9)
+    monkeypatch.setattr(unfinished_run, "SPARING", 1e9)
     monkeypatch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (
         kept(self, learnt), marks.append(counter.total - sum(map(sum, parts)))))
     learn(model, trajectory, counter, fast)

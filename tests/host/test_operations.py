@@ -7,8 +7,9 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import control
-from stylediffusion_pack.stylediffusion.host import guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
 from bench.operations import Count, by_step
 from tests import golden
@@ -34,7 +35,7 @@ def trajectory(model: Any) -> Any:
             model, prompt(1), prompt(2), NOISE.expand(STEPS + 1, -1, -1, -1))
 
 
-def plain_steps(model: Any, trajectory: Any, edits: control.Control) -> list[Count]:
+def plain_steps(model: Any, trajectory: Any, edits: prompt_to_prompt.Control) -> list[Count]:
     """The host alone on the same batch."""
     rows = 1 + len(edits.targets)
     own = comfy.samplers.CFGGuider(model)
@@ -48,21 +49,21 @@ def plain_steps(model: Any, trajectory: Any, edits: control.Control) -> list[Cou
         trajectory.levels.sampling_sigmas(), callback=callback, disable_pbar=True))
 
 
-def edited_steps(model: Any, trajectory: Any, edits: control.Control, exact: bool = False
+def edited_steps(model: Any, trajectory: Any, edits: prompt_to_prompt.Control, exact: bool = False
                  ) -> list[Count]:
     embedding = replace(
         embedding_of(model), scale=torch.ones(STEPS, 77, 64), shift=torch.zeros(STEPS, 77, 64))
-    parts = sampling.sampling_parts(model, trajectory, embedding, edits, GUIDANCE, exact)
+    parts = sampling.sampling_parts(Edit(model, trajectory, embedding, edits, GUIDANCE, exact))
     start = parts.latent["samples"]
     return by_step(lambda callback: parts.guider.sample(
         torch.zeros_like(start), start, parts.sampler, parts.sigmas, callback=callback,
         disable_pbar=True, seed=0))
 
 
-def several(name: str, count: int = 3) -> control.Control:
+def several(name: str, count: int = 3) -> prompt_to_prompt.Control:
     """Targets whose windows end one after the other."""
     made = control_of(EDITS[name], WINDOWS)
-    ends = [control.Window(0.0, 0.5 - 0.1 * i) for i in range(count)]
+    ends = [prompt_to_prompt.Window(0.0, 0.5 - 0.1 * i) for i in range(count)]
     return replace(made, targets=tuple(
         replace(made.targets[0], windows=dict.fromkeys(("tau_c", "tau_s"), end)) for end in ends))
 
@@ -75,7 +76,7 @@ def ratios(edited: list[Count], plain: list[Count]) -> list[float]:
 @pytest.mark.parametrize("make", [lambda name: control_of(EDITS[name], WINDOWS), several],
                          ids=["one target", "three targets with windows of their own"])
 def test_an_edited_step_launches_hardly_more_than_a_plain_one(
-    name: str, make: Callable[[str], control.Control], model: Any, trajectory: Any
+    name: str, make: Callable[[str], prompt_to_prompt.Control], model: Any, trajectory: Any
 ) -> None:
     with torch.inference_mode():
         edits = make(name)

@@ -3,38 +3,39 @@
 import comfy.samplers
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment, artifacts, control, schedule
-from stylediffusion_pack.stylediffusion.host import inverting, sampling
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to_prompt, schedule
 
 from tests import golden
 
 STEPS, GUIDANCE = 5, 7.5
-NEVER = control.Window(0.0, 0.0)
+NEVER = prompt_to_prompt.Window(0.0, 0.0)
 
 
-def prompts(count: int) -> list[artifacts.Conditioning]:
+def prompts(count: int) -> list[data.Conditioning]:
     generator = torch.Generator().manual_seed(3)
     return [[(torch.randn(1, 77, 64, generator=generator), {})] for _ in range(count)]
 
 
-def idle_control(targets: list[artifacts.Conditioning]) -> control.Control:
+def idle_control(targets: list[data.Conditioning]) -> prompt_to_prompt.Control:
     """Targets whose every window is shut."""
     same = alignment.Alignment(torch.eye(77), torch.ones(77))
-    made = tuple(control.Target("", "replace", prompt, same) for prompt in targets)
-    return control.Control("", made, NEVER, NEVER, NEVER, NEVER)
+    made = tuple(prompt_to_prompt.Target("", "replace", prompt, same) for prompt in targets)
+    return prompt_to_prompt.Control("", made, NEVER, NEVER, NEVER, NEVER)
 
 
 def host_euler(
-    model: golden.comfy.model_patcher.ModelPatcher, rows: artifacts.Conditioning,
-    negative: artifacts.Conditioning, noise: torch.Tensor, levels: schedule.Levels,
+    model: golden.comfy.model_patcher.ModelPatcher, rows: data.Conditioning,
+    negative: data.Conditioning, noise: torch.Tensor, levels: schedule.Levels,
 ) -> torch.Tensor:
     """The host's own guider and sampler; VP latents in host units."""
     own = comfy.samplers.CFGGuider(model)
     own.set_conds(rows, negative)
     own.set_cfg(GUIDANCE)
     sigmas = levels.sampling_sigmas()
-    start = inverting.to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
     start = start.expand(len(rows[0][0]), -1, -1, -1).clone()
     samples = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                          sigmas, disable_pbar=True, seed=0)
@@ -49,11 +50,11 @@ def sampled() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         levels = schedule.make_levels(STEPS, training_alphas(model))
         source, negative, *targets = prompts(4)
         noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(4))
-        trajectory = artifacts.Trajectory(
+        trajectory = data.Trajectory(
             noise.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, negative, (),
             fingerprint(model))
-        ours = sampling.sample_edits(model, trajectory, None, idle_control(targets), GUIDANCE)
-        rows: artifacts.Conditioning = [
+        ours = sampling.sample_edits(Edit(model, trajectory, None, idle_control(targets), GUIDANCE))
+        rows: data.Conditioning = [
             (torch.cat([p[0][0] for p in (source, *targets)]), {})]
         stacked = host_euler(model, rows, negative, noise, levels)
         singles = [host_euler(model, p, negative, noise, levels) for p in (source, *targets)]

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import alignment
+from stylediffusion_pack.stylediffusion.method import alignment
+from stylediffusion_pack.stylediffusion.prompts.positions import positions_of
 
 from tests import golden
 
@@ -109,8 +110,8 @@ def test_replace_of_unequal_word_counts_names_both_prompts_and_the_remedy() -> N
 
 def test_words_are_found_without_case_and_punctuation() -> None:
     found = words_of("A Cat, sitting", [1, 2, 1])
-    assert found.positions("cat") == (2, 3)
-    assert found.positions("tiger") == ()
+    assert positions_of("cat", found) == (2, 3)
+    assert positions_of("tiger", found) == ()
 
 
 @pytest.mark.parametrize(("wanted", "positions"), [
@@ -127,7 +128,7 @@ def test_a_whole_word_has_its_punctuation_and_a_part_of_one_only_its_own(
     words = (spelled("red", 1, 1, 1), spelled('"cats",', 2, 3, 3, 3, 3, 4, 5),
              spelled("Dog's", 6, 6, 6, 7, 7), spelled("&", 8))
     prompt = alignment.TokenizedPrompt("red \"cats\", Dog's &", tuple(range(77)), words)
-    assert prompt.positions(wanted) == positions
+    assert positions_of(wanted, prompt) == positions
 
 
 def chunks(*counts: int) -> alignment.TokenizedPrompt:

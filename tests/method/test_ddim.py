@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import ddim, schedule
+from stylediffusion_pack.stylediffusion.method import ddim, schedule
 
 ALPHAS = (0.99, 0.81, 0.64, 0.36)
 

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import ddim, learning, mapping, schedule, solvers
+from stylediffusion_pack.stylediffusion.method import (
+    ddim,
+    learning,
+    schedule,
+    solvers,
+    value_embedding,
+)
 from torch import Tensor
 
 STEPS, WIDTH, TOKENS = 4, 6, 5
@@ -56,7 +62,9 @@ def written_out(
     model: OneLine, settings: learning.LearningSettings
 ) -> tuple[list[tuple[int, int, float]], list[Tensor]]:
     """Every (step, inner step, loss), and the latent after each step, by the authors' rules."""
-    network = mapping.make_mapping(model.context[None], IMAGE, 0, mapping.SCALE_AND_SHIFT)
+    network = value_embedding.make_mapping(
+        model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
+    )
     alphas = LEVELS.alphas_cumprod.tolist()
     losses, latent, reached = [], TRAJECTORY[STEPS:], []
 
@@ -93,7 +101,9 @@ def written_out(
 def run(
     model: OneLine, settings: learning.LearningSettings, watch: learning.Watch | None = None
 ) -> learning.Learnt:
-    network = mapping.make_mapping(model.context[None], IMAGE, 0, mapping.SCALE_AND_SHIFT)
+    network = value_embedding.make_mapping(
+        model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
+    )
     return learning.learn(
         model, TRAJECTORY, LEVELS, solvers.NetworkSolver(network, IMAGE, settings), settings, watch)
 
@@ -150,12 +160,16 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy(
     model.spoilt = (STEPS - step, factor)
     settings = dataclasses.replace(SETTINGS, attention_weight=0.0)
     solver: learning.Solver = solvers.NetworkSolver(
-        mapping.make_mapping(model.context[None], IMAGE, 0, mapping.SCALE_AND_SHIFT), IMAGE,
-        settings)
+        value_embedding.make_mapping(
+            model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
+        ),
+        IMAGE,
+        settings,
+    )
     if fast:
         solver = solvers.QuasiNewtonSolver(
-            mapping.start_rows(mapping.SCALE_AND_SHIFT, model.context[None]),
-            mapping.scale_and_shift, settings)
+            value_embedding.start_rows(value_embedding.SCALE_AND_SHIFT, model.context[None]),
+            value_embedding.scale_and_shift, settings)
     message = f"not finite at step {step + 1} of {STEPS}, inner step 1; run the model in bf16"
     with pytest.raises(FloatingPointError, match=message):
         learning.learn(model, TRAJECTORY, LEVELS, solver, settings)
@@ -184,14 +198,18 @@ def test_what_is_learnt_depends_on_the_fixed_half_and_on_the_guidance() -> None:
 
 def fast_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.QuasiNewtonSolver:
     return solvers.QuasiNewtonSolver(
-        mapping.start_rows(mapping.SCALE_AND_SHIFT, model.context[None]),
-        mapping.scale_and_shift, settings)
+        value_embedding.start_rows(value_embedding.SCALE_AND_SHIFT, model.context[None]),
+        value_embedding.scale_and_shift, settings)
 
 
 def network_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.NetworkSolver:
     return solvers.NetworkSolver(
-        mapping.make_mapping(model.context[None], IMAGE, 0, mapping.SCALE_AND_SHIFT), IMAGE,
-        settings)
+        value_embedding.make_mapping(
+            model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
+        ),
+        IMAGE,
+        settings,
+    )
 
 
 class Half(OneLine):

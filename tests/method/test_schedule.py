@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import schedule
+from stylediffusion_pack.stylediffusion.method import schedule
 
 
 def textbook_alphas() -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion import sweep
-from stylediffusion_pack.stylediffusion.alignment import Alignment
-from stylediffusion_pack.stylediffusion.control import Control, Target, Window
+from stylediffusion_pack.stylediffusion.method import sweep
+from stylediffusion_pack.stylediffusion.method.alignment import Alignment
+from stylediffusion_pack.stylediffusion.method.prompt_to_prompt import Control, Target, Window
+from stylediffusion_pack.stylediffusion.prompts import notation
 
 SHUT = Window(0.0, 0.0)
 
@@ -18,7 +19,7 @@ def control(*targets: Target) -> Control:
 
 
 def test_cells_run_row_by_row_and_keep_the_targets_other_windows() -> None:
-    rows, columns = sweep.make_axes(("tau_s", "0, 0.5"), ("tau_c", "0.2; 0.1 - 0.6"))
+    rows, columns = notation.make_axes(("tau_s", "0, 0.5"), ("tau_c", "0.2; 0.1 - 0.6"))
     made = sweep.cells(target(tau_u=Window(0, 0.3), tau_c=Window(0, 1)), rows, columns)
     assert [(c.windows["tau_s"].end, c.windows["tau_c"]) for c in made] == [
         (0, Window(0, 0.2)), (0, Window(0.1, 0.6)), (0.5, Window(0, 0.2)), (0.5, Window(0.1, 0.6))]
@@ -28,7 +29,7 @@ def test_cells_run_row_by_row_and_keep_the_targets_other_windows() -> None:
 
 
 def test_a_value_written_twice_is_one_row() -> None:
-    rows, _ = sweep.make_axes(("tau_s", "0.5, .5, 0-0.50, 0.6"), ("tau_c", "1"))
+    rows, _ = notation.make_axes(("tau_s", "0.5, .5, 0-0.50, 0.6"), ("tau_c", "1"))
     assert rows.labels == ["tau_s 0.5", "tau_s 0.6"]
 
 
@@ -63,4 +64,4 @@ def test_axes_that_are_none_are_quoted(
     rows: tuple[str, str], columns: tuple[str, str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        sweep.make_axes(rows, columns)
+        notation.make_axes(rows, columns)

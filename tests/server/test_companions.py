@@ -5,7 +5,7 @@ import pytest
 from development import editing, examples
 from development.examples import Prompt
 from development.server import Server
-from stylediffusion.metrics import psnr
+from stylediffusion.drawing.metrics import psnr
 from tests.graphs import LEARN, PREFIX, SAMPLE, short
 
 PROMPTS = PREFIX + "LearnPromptEmbedding"

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes, trials
+from demo import scenes
 from development import editing, examples
 from development.examples import Prompt
 from development.server import ExecutionError, Server
 from tests.graphs import CONTROL, SAMPLE, short
+from training import trials
 
 KEEP, SCENE, ENCODE, DECODE = (
     "StyleDiffusionKeepPixels", "StyleDiffusionDemoScene", "VAEEncode", "VAEDecode")

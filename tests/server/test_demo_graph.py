@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from demo import scenes, trials
+from demo import scenes
 from development import editing, examples
 from development.examples import Prompt
 from development.server import (
@@ -15,6 +15,7 @@ from development.server import (
     cached_nodes,
 )
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
+from training import trials
 
 
 @pytest.fixture(scope="module")

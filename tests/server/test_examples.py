@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from demo import scenes, trials
+from demo import scenes
 from development import examples
 from development.examples import EXAMPLES, Prompt
 from development.server import Server
 from tests import checkpoints
 from tests.host.test_vision import tower_file
+from training import trials
 
 OUTLETS = ("SaveImage", "StyleDiffusionComparisonSheet", "StyleDiffusionTauSweep",
            "StyleDiffusionHeatmaps")

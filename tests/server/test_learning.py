@@ -11,7 +11,7 @@ from development import editing, examples
 from development.environment import ensure
 from development.examples import Prompt
 from development.server import ExecutionInterrupted, Server, ServerError
-from stylediffusion.metrics import psnr
+from stylediffusion.drawing.metrics import psnr
 from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
 

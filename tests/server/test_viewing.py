@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes, trials
+from demo import scenes
 from development import editing, examples
 from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server, cached_nodes
-from stylediffusion.metrics import psnr
+from stylediffusion.drawing.metrics import psnr
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
+from training import trials
 
 HEAT, COMPARE, SCENE = (
     "StyleDiffusion" + name for name in ("Heatmaps", "ComparisonSheet", "DemoScene"))

@@ -1,0 +1,1 @@
+"""Pictures made of pictures: labelled sheets, and unedited pixels put back."""

@@ -1,0 +1,1 @@
+"""The host's UNet, made fit for gradients."""

@@ -1,0 +1,1 @@
+"""From words to a control, and from a control to pictures."""

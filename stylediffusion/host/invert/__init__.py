@@ -1,0 +1,1 @@
+"""From a picture, or a seed, to a trajectory."""

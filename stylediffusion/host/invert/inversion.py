@@ -1,0 +1,143 @@
+"""DDIM inversion through the host's own sampling road: loading, conditioning, patches, cleaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import latent_preview
+import torch
+from comfy.controlnet import ControlBase
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+from ...method.data import Conditioning, Trajectory
+from ...method.ddim import invert
+from ...method.layers import AttentionLayer
+from ...method.schedule import Levels, make_levels, vp_to_k
+from .. import text_encoder
+from ..attention import LayerFinder, uncompiled, with_patch
+from ..control_nets import under
+from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
+from ..model import ModelPatcher, fingerprint, training_alphas
+from ..stage import Stage, on_stage
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A whole VP trajectory fp32 [N + 1, C, h, w], clean end first, and the UNet's layers."""
+
+    latents: Tensor
+    layers: tuple[AttentionLayer, ...]
+
+
+def finding(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
+    """A copy of model options under which a finder sees every layer, even of a compiled model."""
+    return with_patch(uncompiled(model_options), "attn2_patch", finder.patch)
+
+
+def require_unet(model: ModelPatcher | None) -> None:
+    """Raise ValueError unless a MODEL is a UNet with cross-attention, as the method's models are.
+
+    Transformers, as PixArt and HunyuanDiT, may predict epsilon or v too, but have no such layers.
+    """
+    require_given(model, "MODEL", "Load Checkpoint")
+    assert model is not None
+    unet = model.model.diffusion_model
+    unet = getattr(unet, "_orig_mod", unet)  # as torch.compile wraps it
+    attends = isinstance(unet, UNetModel) and any(
+        isinstance(part, BasicTransformerBlock) and part.attn2 is not None
+        for part in unet.modules())
+    if not attends:
+        raise ValueError(
+            f"this MODEL ({type(model.model).__name__}, a {type(unet).__name__}) is no UNet with "
+            "cross-attention, whose layers are what StyleDiffusion edits; load a checkpoint of "
+            "SD1.x, SD2.x or SDXL, or one finetuned or distilled from those, such as SSD-1B"
+        )
+
+
+def require_one_image(latent: dict[str, Any] | None) -> Tensor:
+    """The samples [1, C, h, w] of a LATENT; raises ValueError for batches, masks and video."""
+    samples = samples_of(latent, "VAE Encode", VAE_OVERFLOW)
+    if len(samples) > 1:
+        raise ValueError(
+            f"the latent holds {len(samples)} images, but one image is inverted at a time; pick "
+            "one with Latent From Batch"
+        )
+    if latent is not None and latent.get("noise_mask") is not None:
+        raise ValueError(
+            "the latent has a noise mask, which an inversion cannot follow; encode the picture "
+            "with VAE Encode instead of an inpainting encoder, or remove Set Latent Noise Mask"
+        )
+    return samples
+
+
+def require_own_latent(model: ModelPatcher, samples: Tensor) -> None:
+    """Raise ValueError unless samples [1, C, h, w] have the channels of the model's latents."""
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"the latent has {samples.shape[1]} channels, but the MODEL "
+            f"({type(model.model).__name__}) works on {channels}; encode the picture with the VAE "
+            "of the same checkpoint"
+        )
+
+
+def invert_latent(
+    model: ModelPatcher, clip: Any, latent: dict[str, Any] | None, prompt: str,
+    negative_prompt: str, steps: int, control_net: ControlBase | None = None,
+) -> Trajectory:
+    """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1.
+
+    Raises ValueError for a model or a latent that cannot be inverted, and for an empty prompt.
+    """
+    require_unet(model)
+    samples = require_one_image(latent)
+    require_own_latent(model, samples)
+    require_text(prompt, "prompt")
+    require_text(negative_prompt, "negative_prompt")
+    if not prompt.strip():
+        raise ValueError(
+            "the prompt is empty; describe the picture in a few words, since its words are what "
+            "can be edited"
+        )
+    levels = make_levels(steps, training_alphas(model))
+    positive, negative = (
+        under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
+    own = fingerprint(model)
+    found = run_inversion(model, samples, positive, levels)
+    return Trajectory(
+        found.latents, levels, prompt, negative_prompt, positive, negative, found.layers, own)
+
+
+def run_inversion(
+    model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels
+) -> Inversion:
+    """Walk a latent [1, C, h, w] (host units) upward on the host's stage, at guidance 1."""
+    found: list[Inversion] = []
+    on_stage(
+        model, positive, positive, levels.sigmas.to(torch.float32), samples,
+        lambda stage: found.append(_inverted(stage, levels)),
+        callback=latent_preview.prepare_callback(model, levels.steps))
+    return found[0]
+
+
+def _inverted(stage: Stage, levels: Levels) -> Inversion:
+    finder, x0 = LayerFinder(), stage.latent
+    probing = finding(stage.model_options, finder)
+
+    def predict_noise(latent: Tensor, level: int) -> Tensor:
+        nonlocal x0
+        sigma = float(stage.sigmas[level])
+        x = vp_to_k(latent, sigma)
+        options = probing if level == 1 else stage.model_options
+        x0 = stage.denoised(x, stage.sigmas[level], options)
+        return (x - x0) / sigma
+
+    def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
+        if stage.callback is not None:
+            stage.callback(k, x0, latent, levels.steps)
+
+    latents = invert(predict_noise, stage.latent, levels, after_step)
+    return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))

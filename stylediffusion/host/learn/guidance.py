@@ -1,0 +1,53 @@
+"""Whether sampling guides a MODEL as learning does, which runs both branches by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ...method.ddim import guide
+from ..model import ModelPatcher
+from .unet import HostLearningModel
+
+SAME = 0.01
+
+
+def require_plain_guidance(
+    model: ModelPatcher, learning: HostLearningModel, guider: Any, latents: torch.Tensor
+) -> None:
+    """Raise ValueError where another node makes a guided step of sampling come out otherwise.
+
+    Tried in the middle of the latents [N + 1, C, h, w] (VP) where anything is on the MODEL at all:
+    a node may change guidance itself, as RescaleCFG, or act only where both branches run together,
+    as NAGuidance. `guider` is at the guidance that is learnt.
+    """
+    names = sorted(set(_modules({**model.model_options, "wrappers": model.wrappers})))
+    if not names:
+        return
+    level = (len(latents) + 1) // 2
+    latent = latents[level : level + 1]
+    with torch.no_grad():
+        other = learning.fixed(latent, level)
+        own, _ = learning.hearing(latent, level, None, None, False)
+        plain = guide(other, own, learning.weight(guider.cfg))
+        off = (learning.guided(guider, latent, level) - plain).norm() / plain.norm()
+    if off > SAME:
+        raise ValueError(
+            f"another node changes how this MODEL is guided while sampling (by {100 * off:.0f} % "
+            f"of a step; on it are nodes of {', '.join(names)}), and learning cannot follow: the "
+            "picture would not come back; connect the MODEL from before that node to all "
+            "StyleDiffusion nodes"
+        )
+
+
+def _modules(held: Any) -> Iterator[str]:
+    """The modules of all functions among options, however deep."""
+    if isinstance(held, dict):
+        held = [*held.values()]
+    if isinstance(held, (list, tuple)):
+        for part in held:
+            yield from _modules(part)
+    elif callable(held) and not isinstance(held, (type, torch.Tensor)):
+        yield getattr(held, "__module__", None) or type(held).__module__

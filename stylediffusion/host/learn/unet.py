@@ -1,0 +1,167 @@
+"""The differentiable call of the host's UNet: VP latents in, VP noise out, and maps where asked."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...method.data import VALUE_EMBEDDING
+from ...method.layers import AttentionLayer
+from ...method.schedule import Levels, vp_to_k
+from ...method.value_embedding import CHUNK_TOKENS
+from ..attention import (
+    CONDITIONAL,
+    HEARD_BY,
+    AttentionPatch,
+    ExtraOptions,
+    MapRecorder,
+    prompt_patch,
+    value_patch,
+    with_differentiable_attention,
+    with_patch,
+    with_replacements,
+)
+from ..autograd.checkpoints import Checkpoints, with_checkpoints
+from ..autograd.foreign import fit_for_autograd, with_writes_in_place
+from . import memory
+from .layer_grams import TokenGram, channel_gram
+
+
+def heard_once(patch: AttentionPatch) -> AttentionPatch:
+    """An attn2_patch of values alone, whose result is given again for the very same tensor."""
+    value_seen: Tensor | None = None
+    heard = torch.empty(0)
+
+    def run(
+        n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal value_seen, heard
+        if value is not value_seen:
+            value_seen, (_, _, heard) = value, patch(n, context, value, extra)
+        return n, context, heard
+
+    return run
+
+
+class HostLearningModel:
+    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
+
+    `kind` is what is learnt; the source prompt or the negative one hears it. `first` is what
+    `fixed` found at the noisiest level: a later run goes on from this one where it finds the same.
+    `checkpoints` says which blocks are computed twice.
+    """
+
+    first: Tensor
+    checkpoints = Checkpoints.OFF
+
+    def __init__(
+        self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
+        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
+    ) -> None:
+        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
+        self.prompts = guider.conds["positive"], guider.conds["negative"]
+        self.options = with_differentiable_attention(
+            with_writes_in_place(guider.model_patcher, model_options))
+        self.fit = fit_for_autograd(guider.model_patcher)
+        self.levels, self.layers = levels, layers
+        self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
+        self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
+
+    def fixed(self, latent: Tensor, level: int) -> Tensor:
+        """eps under the prompt that hears nothing of what is learnt."""
+        noise = self._noise(latent, level, 1 - self.branch, self.options)
+        if level == self.levels.steps:
+            self.first = noise
+        return noise
+
+    def hearing(
+        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """eps and maps under the prompt that hears c * s + b."""
+        return self._hearing(self.options, latent, level, scale, shift, maps)
+
+    def guided(self, guider: Any, latent: Tensor, level: int) -> Tensor:
+        """eps as the host's guider samples, with all that other nodes do to guidance."""
+        x, timestep = self._input(latent, level)
+        with self.fit:
+            noise: Tensor = (x - guider(x, timestep, self.options)) / self.sigma[level]
+        return noise
+
+    def weight(self, guidance: float) -> float:
+        """The share of `hearing` in guided noise."""
+        return guidance if self.branch == CONDITIONAL else 1 - guidance
+
+    def gradient_scale(self, latent: Tensor) -> float:
+        """A power of two near the number of elements that the latent loss is a mean of, in fp16."""
+        half = self.model.get_dtype_inference() == torch.float16
+        return float(2 ** latent.numel().bit_length()) if half else 1.0
+
+    def grams(self, latent: Tensor, level: int, context: Tensor) -> tuple[Tensor, Tensor]:
+        """How tokens [77, 77] and channels [d, d] of the value input are heard, by one pass."""
+        seen, unet = TokenGram(), self.model.diffusion_model
+        options = with_replacements(self.options, self.layers, seen.replacement)
+        with torch.no_grad():
+            self._noise(latent, level, self.branch, options)
+        return seen.gram, channel_gram(unet, context.to(self.model.get_dtype_inference()))
+
+    def keeps(
+        self, latent: Tensor, width: int, maps: bool, preview: int = 0
+    ) -> memory.Estimate:
+        """What learning on a latent [1, C, h, w] needs; a preview needs so many bytes."""
+        scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
+
+        def forward(options: dict[str, Any], side: int) -> list[Tensor]:
+            return self._on_corner(side)._hearing(options, latent, 1, scale, shift, maps)[1]
+
+        return memory.estimate(self.model, forward, self.options, latent, maps, preview)
+
+    def _on_corner(self, side: int) -> HostLearningModel:
+        """The same, which sees of a latent, and of what goes with it, one corner."""
+        own = copy.copy(self)
+        positive, negative = (
+            [{**entry, "area": (side, side, 0, 0)} for entry in prompt] for prompt in self.prompts)
+        own.prompts = positive, negative
+        return own
+
+    def _hearing(
+        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
+        shift: Tensor | None, maps: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        recorder = MapRecorder()
+        if scale is not None and shift is not None:
+            patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
+                prompt_patch(self.kind, scale[None], shift[None])
+            options = with_patch(options, "attn2_patch", patch)
+        if maps:
+            options = with_replacements(options, self.layers, recorder.replacement)
+        options = with_checkpoints(options, self.checkpoints, recorder, self.fit)
+        return self._noise(latent, level, self.branch, options), recorder.maps
+
+    def _value_patch(self, scale: Tensor, shift: Tensor) -> AttentionPatch:
+        """c * s + b, computed once for all layers that hear the same; but a block that is computed
+        again must compute what it did before."""
+        patch = value_patch(scale, shift)
+        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else heard_once(patch)
+
+    def _noise(
+        self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
+    ) -> Tensor:
+        conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
+        x, timestep = self._input(latent, level)
+        with self.fit:
+            found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
+        noise: Tensor = (x - found[branch]) / self.sigma[level]
+        return noise
+
+    def _input(self, latent: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """(k-diffusion latent, sigma [1]), the very same tensors as long as both stay the same."""
+        if self._seen is None or self._seen[0] is not latent or self._seen[1] != level:
+            self._seen = (latent, level, vp_to_k(latent, self.sigma[level]),
+                          self.sigmas[level].expand(len(latent)))
+        return self._seen[2:]

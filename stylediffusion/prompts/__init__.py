@@ -1,0 +1,1 @@
+"""What people type: words, lists and windows, and how they are quoted."""

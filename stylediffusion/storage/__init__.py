@@ -1,0 +1,1 @@
+"""Files: a saved inversion, and a learning run to go on with."""

@@ -1,0 +1,244 @@
+"""One safetensors file for an inversion: trajectory, and the value embedding where there is one.
+
+Files come from strangers: everything is checked against what a trajectory can be, and nothing in a
+file is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..method.data import (
+    KINDS,
+    VALUE_EMBEDDING,
+    Conditioning,
+    InnerLoss,
+    Trajectory,
+    ValueEmbedding,
+)
+from ..method.layers import AttentionLayer
+from ..method.schedule import MAX_STEPS, TRAINING_TIMESTEPS, Levels
+from ..method.value_embedding import CHUNK_TOKENS
+from .writing import write_whole
+
+FORMAT = "stylediffusion inversion"
+VERSION = 1
+Plain = (str, int, float, bool, type(None))
+BESIDE_PROMPT = {"pooled_output", "width", "height", "crop_w", "crop_h", "target_width",
+                 "target_height"}
+"""What may stand beside a prompt: the host's sampler obeys other entries, and trusts them."""
+
+
+class FileError(ValueError):
+    """A file that is not, or is no longer, an inversion."""
+
+
+def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -> None:
+    """Write a file that is whole or not there.
+
+    Raises FileError where the conditioning holds more than a prompt, or a number is not finite,
+    and OSError where the file cannot be written.
+    """
+    tensors = {
+        "trajectory.latents": trajectory.latents,
+        "trajectory.timesteps": trajectory.levels.timesteps,
+        "trajectory.alphas_cumprod": trajectory.levels.alphas_cumprod,
+    }
+    content: dict[str, Any] = {
+        "prompt": trajectory.prompt,
+        "negative_prompt": trajectory.negative_prompt,
+        "fingerprint": trajectory.fingerprint,
+        "layers": [[x.block, x.number, x.index, x.height, x.width] for x in trajectory.layers],
+        "positive": _pack("positive", trajectory.positive, tensors),
+        "negative": _pack("negative", trajectory.negative, tensors),
+    }
+    if embedding is not None:
+        tensors |= {"embedding.scale": embedding.scale, "embedding.shift": embedding.shift}
+        tensors["embedding.losses"] = torch.tensor(
+            [[x.step, x.inner, x.latent, x.attention] for x in embedding.losses],
+            dtype=torch.float64).reshape(-1, 4)
+        content["embedding"] = {
+            "guidance": embedding.guidance, "prompt": embedding.prompt,
+            "fingerprint": embedding.fingerprint, "kind": embedding.kind,
+        }
+    metadata = {"format": FORMAT, "version": str(VERSION), "content": json.dumps(content)}
+    _require_finite(tensors, content)
+    write_whole(path, tensors, metadata)
+
+
+def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
+    """Read a file that `save` wrote; raises FileError for every other, and says what is wrong."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            _require_format(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FileError(
+            f"'{path.name}' cannot be read as a safetensors file ({error}); it is cut short or "
+            "damaged: save the inversion again"
+        ) from error
+    try:
+        content = json.loads(metadata["content"])
+        trajectory = _trajectory(content, tensors)
+        embedding = _embedding(content, tensors, trajectory) if "embedding" in content else None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise FileError(
+            f"'{path.name}' is damaged or was changed by hand: {error}; save the inversion again"
+        ) from error
+    return trajectory, embedding
+
+
+def _require_format(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise FileError(
+            f"'{path.name}' is not an inversion saved by Save Inversion; choose one that is")
+    version = metadata.get("version", "")
+    if version != str(VERSION):
+        raise FileError(
+            f"'{path.name}' has format version {version}, but this version of the pack reads "
+            f"{VERSION}; update the pack, or save the inversion again"
+        )
+
+
+def _require_finite(tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Raise FileError for a part that `load` would refuse for its numbers."""
+    parts = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    numbers = {"embedding.guidance": content.get("embedding", {}).get("guidance", 0.0)}
+    for name in ("positive", "negative"):
+        numbers |= {f"{name}.{i}.{key}": value for i, plain in enumerate(content[name])
+                    for key, value in plain.items()}
+    parts += [name for name, value in numbers.items() if not _is_plain(value)]
+    if parts:
+        raise FileError(
+            f"nothing was saved, since {', '.join(parts)} of the inversion has values that are not "
+            "finite (NaN or inf): a model overflowed on the way; start ComfyUI with --fp32-unet "
+            "--fp32-vae --fp32-text-enc, or use another VAE, and make the inversion again"
+        )
+
+
+def _pack(name: str, conditioning: Conditioning, tensors: dict[str, Tensor]) -> list[Any]:
+    """Plain values of conditioning entries; their tensors go to `tensors`."""
+    packed = []
+    for i, (cross, extra) in enumerate(conditioning):
+        tensors[f"{name}.{i}"] = cross
+        plain = {}
+        for key, value in extra.items():
+            if key not in BESIDE_PROMPT or not isinstance(value, (Tensor, *Plain)):
+                raise FileError(
+                    f"the {name} conditioning holds '{key}', a {type(value).__name__}, which "
+                    "cannot be saved; invert without it"
+                )
+            if isinstance(value, Tensor):
+                tensors[f"{name}.{i}.{key}"] = value
+            else:
+                plain[key] = value
+        packed.append(plain)
+    return packed
+
+
+def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
+    _require(isinstance(packed, list) and len(packed) > 0, f"there is no {name} conditioning")
+    conditioning: Conditioning = []
+    for i, plain in enumerate(packed):
+        start = f"{name}.{i}."
+        _require(all(_is_plain(v) for v in plain.values()), f"{name} holds foreign values")
+        cross = _checked(tensors, f"{name}.{i}", (1, None, None))
+        chunks, rest = divmod(cross.shape[1], CHUNK_TOKENS)
+        _require(chunks > 0 and rest == 0, f"{name} has {cross.shape[1]} tokens")
+        extra = {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
+        for key in (*plain, *extra):
+            _require(key in BESIDE_PROMPT, f"{start}{key} is no part of a prompt")
+        _require(all(torch.isfinite(v).all() for v in extra.values()), f"{name} is not finite")
+        conditioning.append((cross, {**plain, **extra}))
+    return conditioning
+
+
+def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajectory:
+    timesteps = tensors["trajectory.timesteps"]
+    steps = len(timesteps)
+    _require(timesteps.shape == (steps,) and 1 <= steps <= MAX_STEPS, f"it has {steps} steps")
+    _require(timesteps.dtype == torch.int64, "its timesteps are no whole numbers")
+    inside = int(timesteps.min()) >= 0 and int(timesteps.max()) < TRAINING_TIMESTEPS
+    _require(inside and bool((timesteps.diff() > 0).all()), "its timesteps do not ascend")
+    alphas = _checked(tensors, "trajectory.alphas_cumprod", (steps + 1,), torch.float64)
+    falls = bool((alphas.diff() < 0).all()) and float(alphas[-1]) > 0 and float(alphas[0]) < 1
+    _require(falls, "its noise levels do not ascend")
+    layers = tuple(AttentionLayer(_text(b), *(_count(n) for n in numbers))
+                   for b, *numbers in content["layers"])
+    latents = _checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
+    _require(latents.numel() > 0, "its latents are empty")
+    _require(all(layer.tokens > 0 for layer in layers), "it has a layer without cells")
+    return Trajectory(
+        latents=latents,
+        levels=Levels(timesteps, alphas),
+        prompt=_text(content["prompt"]),
+        negative_prompt=_text(content["negative_prompt"]),
+        positive=_unpack("positive", content["positive"], tensors),
+        negative=_unpack("negative", content["negative"], tensors),
+        layers=layers,
+        fingerprint=_text(content["fingerprint"]),
+    )
+
+
+def _embedding(
+    content: dict[str, Any], tensors: dict[str, Tensor], trajectory: Trajectory
+) -> ValueEmbedding:
+    said = content["embedding"]
+    width = trajectory.positive[0][0].shape[-1]
+    shape = (trajectory.steps, CHUNK_TOKENS, width)
+    guidance = float(said["guidance"])
+    _require(math.isfinite(guidance), f"its guidance is {guidance}")
+    kind = said.get("kind", VALUE_EMBEDDING)
+    _require(kind in list(KINDS), f"{kind!r} is no kind of embedding")
+    losses = _checked(tensors, "embedding.losses", (None, 4), torch.float64)
+    return ValueEmbedding(
+        scale=_checked(tensors, "embedding.scale", shape),
+        shift=_checked(tensors, "embedding.shift", shape),
+        guidance=guidance,
+        prompt=_text(said["prompt"]),
+        fingerprint=_text(said["fingerprint"]),
+        losses=tuple(InnerLoss(int(s), int(j), z, a) for s, j, z, a in losses.tolist()),
+        kind=kind,
+    )
+
+
+def _checked(
+    tensors: dict[str, Tensor], name: str, shape: tuple[int | None, ...],
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """A tensor of this shape (None: any size) and dtype, every number of it finite."""
+    tensor = tensors[name]
+    fits = tensor.ndim == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=False))
+    _require(fits, f"{name} has shape {tuple(tensor.shape)}")
+    _require(tensor.dtype == dtype, f"{name} is {tensor.dtype}")
+    _require(bool(torch.isfinite(tensor).all()), f"{name} has values that are not finite")
+    return tensor
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str), f"{value!r} is no text")
+    return str(value)
+
+
+def _count(value: Any) -> int:
+    counts = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _require(counts, f"{value!r} is no number")
+    return int(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Plain) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
