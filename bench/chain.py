@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stylediffusion.host.edit.controller import make_control
+from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding
@@ -131,8 +132,8 @@ class Chain:
     def _rows(self, control: Control | None, embedding: ValueEmbedding | None,
               trajectory: Trajectory | None = None) -> Tensor:
         """VP latents [1 + targets, C, h, w] on the CPU."""
-        found = sample_edits(
-            self.model, trajectory or self.trajectory, embedding, control, self.guidance)
+        found = sample_edits(Edit(
+            self.model, trajectory or self.trajectory, embedding, control, self.guidance))
         rows: Tensor = self.model.get_model_object("latent_format").process_in(
             found["samples"].float().cpu())
         return rows

@@ -153,7 +153,7 @@ def sampling_step(extra: ExtraOptions) -> int:
 class LayerFinder:
     """Notes every cross-attention layer it is called in: the way to learn a UNet's layout."""
 
-    found: dict[tuple[str, int, int], AttentionLayer] = field(default_factory=dict)
+    layers: dict[tuple[str, int, int], AttentionLayer] = field(default_factory=dict)
 
     def patch(
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
@@ -163,7 +163,7 @@ class LayerFinder:
         index = extra.get("block_index", 0)
         height, width = extra["activations_shape"][-2:]
         key = (block, number, index)
-        self.found.setdefault(key, AttentionLayer(block, number, index, height, width))
+        self.layers.setdefault(key, AttentionLayer(block, number, index, height, width))
         return n, context, value
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host import control_nets
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, learning, prompt_to_prompt
 
 from tests import families, golden, neighbours
@@ -60,7 +62,7 @@ def other() -> Any:
 def inverted(
     model: Any, clip: Any, prompt: str = SOURCE, control_net: Any = None
 ) -> data.Trajectory:
-    samples = inversion.to_host(model, 0.5 * LATENT)
+    samples = vp_to_host(model, 0.5 * LATENT)
     return inversion.invert_latent(
         model, clip, {"samples": samples}, prompt, "", STEPS, control_net)
 
@@ -76,7 +78,7 @@ def learnt(model: Any, trajectory: data.Trajectory) -> data.ValueEmbedding:
 def rows(model: Any, trajectory: data.Trajectory, embedding: Any, control: Any,
          exact_source: bool = False) -> torch.Tensor:
     return sampling.sample_edits(
-        model, trajectory, embedding, control, GUIDANCE, exact_source)["samples"]
+        Edit(model, trajectory, embedding, control, GUIDANCE, exact_source))["samples"]
 
 
 def by_the_host(model: Any, trajectory: data.Trajectory) -> torch.Tensor:
@@ -86,11 +88,11 @@ def by_the_host(model: Any, trajectory: data.Trajectory) -> torch.Tensor:
     guider.set_conds(trajectory.positive, trajectory.negative)
     guider.set_cfg(GUIDANCE)
     sigmas = trajectory.levels.sampling_sigmas()
-    start = inversion.to_host(model, trajectory.noise * (1 + sigmas[0] ** 2) ** 0.5)
+    start = vp_to_host(model, trajectory.noise * (1 + sigmas[0] ** 2) ** 0.5)
     found = guider.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                           sigmas, disable_pbar=True, seed=0)
     # The last level is alpha-bar[0], not 1, so that what is left of the noise is scaled away.
-    return inversion.to_host(model, model.model.process_latent_in(found)
+    return vp_to_host(model, model.model.process_latent_in(found)
                              / (1 + sigmas[-1] ** 2) ** 0.5)
 
 
@@ -117,7 +119,7 @@ def check_all(model: Any, clip: Any, prompt: str = SOURCE, target: str = TARGET,
     assert golden.relative(plain, before) < 1e-6
     embedding = learnt(model, trajectory)
     found = rows(model, trajectory, embedding, None)
-    wanted = inversion.to_host(model, trajectory.latents[:1])
+    wanted = vp_to_host(model, trajectory.latents[:1])
     assert golden.relative(found, wanted) < 0.8 * golden.relative(plain, wanted)
     check_edit(model, trajectory, embedding, edit(clip, trajectory, target))
     assert by_the_host(model, trajectory).equal(before), "nothing of ours is left on the MODEL"

@@ -25,14 +25,9 @@ from ...method.learning import LearningSettings, Learnt, Solver, Watch, learn
 from ...method.preconditioner import whitened_values
 from ...method.solvers import NetworkSolver, QuasiNewtonSolver
 from ...method.value_embedding import CHUNK_TOKENS, PLAIN, SCALE_AND_SHIFT, make_mapping
+from ..autograd.clone import differentiable_clone
 from ..control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
-from ..model import (
-    ModelPatcher,
-    differentiable_clone,
-    fingerprint,
-    require_compatible,
-    warn_if_other,
-)
+from ..model import ModelPatcher, fingerprint, require_compatible, warn_if_other
 from ..vision import image_tokens
 from . import memory
 from .guidance import require_plain_guidance
