@@ -52,7 +52,7 @@ class Chain:
     clip: Any
     steps: int = 4
     guidance: float = 4.0
-    latent: tuple[int, int] = (16, 24)
+    latent: tuple[int, int] = (8, 12)
     dtype: torch.dtype = torch.float32
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     trajectory: Trajectory = field(init=False)

@@ -49,14 +49,14 @@ def seen(name: str, model: Any, clip: Any, plain: Any, plain_clip: Any) -> Row:
     """One neighbour's row."""
     own, without = (partial(sampled, *pair) for pair in ((model, clip), (plain, plain_clip)))
     changed = apart(own(), without())
-    return name, changed, Chain(model, clip).run()
+    return name, changed, Chain(model, clip, steps=3, latent=(16, 16)).run()
 
 
 def sampled(model: Any, clip: Any) -> Tensor:
     """What the host alone paints."""
     with torch.inference_mode():
         torch.manual_seed(0)
-        noise = torch.randn(1, 4, 16, 24)
+        noise = torch.randn(1, 4, 16, 16)
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(*(clip.encode_from_tokens_scheduled(clip.tokenize(text))
                            for text in (SOURCE, "")))

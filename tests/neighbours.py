@@ -13,6 +13,7 @@ import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.sd
 import comfy.sd1_clip
+import comfy.supported_models
 import comfy.t2i_adapter.adapter
 import folder_paths
 import torch
@@ -44,8 +45,12 @@ from tests import checkpoints, golden
 
 DeepShrink = nodes_model_downscale.PatchModelAddDownscale
 WIDTH = 64
+WIDE = {
+    **golden.UNET_CONFIG, "model_channels": 320, "num_res_blocks": [1, 1], "channel_mult": [1, 1],
+    "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1],
+}
 LORA, TEXTUAL_INVERSION = "neighbour.safetensors", "neighbour-word.safetensors"
-LAYERS = ("input_blocks.1.1.transformer_blocks.0.attn2.to_v",
+LAYERS = ("input_blocks.4.1.transformer_blocks.0.attn2.to_v",
           "middle_block.1.transformer_blocks.0.attn1.to_q",
           "output_blocks.5.1.transformer_blocks.0.attn2.to_k")
 Equip = Callable[[Any, Any], Any]
@@ -59,10 +64,10 @@ def first(found: Any) -> Any:
 LEARNT_WITH: dict[str, Equip] = {
     "FreeU": lambda m, other: first(nodes_freelunch.FreeU.execute(m, 1.1, 1.2, 0.9, 0.2)),
     "FreeU_V2": lambda m, other: first(nodes_freelunch.FreeU_V2.execute(m, 1.3, 1.4, 0.9, 0.2)),
-    "HyperTile": lambda m, other: first(nodes_hypertile.HyperTile.execute(m, 64, 2, 1, False)),
+    "HyperTile": lambda m, other: first(nodes_hypertile.HyperTile.execute(m, 32, 2, 1, False)),
     "TomePatchModel": lambda m, other: first(nodes_tomesd.TomePatchModel.execute(m, 0.3)),
     "PatchModelAddDownscale": lambda m, other: first(DeepShrink.execute(
-        m, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic")),
+        m, 3, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")),
     "UNetSelfAttentionMultiply": lambda m, other: first(
         nodes_attention_multiply.UNetSelfAttentionMultiply.execute(m, 1.1, 1.0, 1.2, 1.0)),
     "UNetCrossAttentionMultiply": lambda m, other: first(
@@ -121,8 +126,8 @@ def t2i_adapter() -> Any:
 
 
 def union_control_net() -> Any:
-    """A union ControlNet for the small UNet, set to one of its kinds."""
-    config = {k: v for k, v in golden.UNET_CONFIG.items() if k != "out_channels"}
+    """A union ControlNet, set to one of its kinds; all of them are as wide as `wide_model`."""
+    config = {k: v for k, v in WIDE.items() if k != "out_channels"}
     made = comfy.cldm.cldm.ControlNet(
         **config, num_heads=8, hint_channels=3, dtype=torch.float32,
         union_controlnet_num_control_type=6)
@@ -131,8 +136,14 @@ def union_control_net() -> Any:
     return first(nodes_controlnet.SetUnionControlNetType.execute(held, "depth"))
 
 
-CONTROLS: dict[str, Callable[[], Any]] = {
-    "T2I-Adapter": t2i_adapter, "SetUnionControlNetType": union_control_net}
+def wide_model() -> Any:
+    """A UNet of SD1.5's first width, one level deep."""
+    config = comfy.supported_models.SD15(dict(WIDE))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    unet = model.diffusion_model
+    unet.load_state_dict({k: v.float() for k, v in checkpoints.randomized(unet).items()})
+    return golden.patcher(model)
 
 
 def clip(seed: int = 23) -> Any:
