@@ -119,12 +119,12 @@ def targets(count: int) -> str:
     return said
 
 
-def of_neighbours() -> dict[str, Any]:
+def of_neighbours(names: list[str] | None) -> dict[str, Any]:
     """Other nodes in front of ours: what they change in a plain sample, and what ours then do."""
     print(f"\n| node | changes a plain sample by | {' | '.join(STEPS)} |\n"
           f"|---|---|{'---|' * len(STEPS)}")
     found: dict[str, Any] = {}
-    for name, changed, row in next_to.all_of_them():
+    for name, changed, row in next_to.all_of_them(names):
         found[name] = {"changes": changed, **shown(row)}
         cells = " | ".join(cell(row.get(step)) for step in STEPS)
         print(f"| {name} | {100 * changed:.0f} % | {cells} |", flush=True)
@@ -149,12 +149,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench compat", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--only", choices=PARTS, nargs="*")
-    parser.add_argument("--family", nargs="*", help="of the families only these")
+    parser.add_argument("--named", nargs="*", help="of families and other nodes only these")
     chosen = parser.parse_args(subjects.own_arguments)
     logging.disable(logging.WARNING)
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    parts = {"families": lambda: of_families(chosen.family), "sizes": of_sizes,
-             "neighbours": of_neighbours, "full": of_full_shape}
+    parts = {"families": lambda: of_families(chosen.named), "sizes": of_sizes,
+             "neighbours": lambda: of_neighbours(chosen.named), "full": of_full_shape}
     numbers: dict[str, Any] = {}
     print(f"on {subjects.device_name()}", flush=True)
     for part in chosen.only or PARTS:

@@ -22,8 +22,8 @@ from .chain import SOURCE, Chain, Verdict, apart
 Row = tuple[str, float, dict[str, Verdict]]
 
 
-def all_of_them() -> Iterator[Row]:
-    """(node, share of a plain sample that it changes, verdicts) of every neighbour."""
+def all_of_them(names: list[str] | None) -> Iterator[Row]:
+    """(node, share of a plain sample that it changes, verdicts) of every neighbour, or of some."""
     with tempfile.TemporaryDirectory() as folder:
         neighbours.write_files(Path(folder))
         for kind in ("loras", "embeddings"):
@@ -35,14 +35,19 @@ def all_of_them() -> Iterator[Row]:
             clip, others = neighbours.clip(), neighbours.clip(24)
         on_model = {**neighbours.LEARNT_WITH, **neighbours.COMPILED, **neighbours.CHANGE_GUIDANCE,
                     **neighbours.REFUSED}
-        for name, equip in on_model.items():
+        for name, equip in chosen(on_model, names):
             with torch.inference_mode():
                 equipped = equip(model, other)
             yield seen(name, equipped, clip, model, clip)
-        for name, equip in neighbours.ON_CLIP.items():
+        for name, equip in chosen(neighbours.ON_CLIP, names):
             with torch.inference_mode():
                 equipped = equip(clip, others)
             yield seen(name, model, equipped, model, clip)
+
+
+def chosen(nodes: dict[str, Any], names: list[str] | None) -> list[tuple[str, Any]]:
+    """All nodes, or those of some names."""
+    return [(name, equip) for name, equip in nodes.items() if not names or name in names]
 
 
 def seen(name: str, model: Any, clip: Any, plain: Any, plain_clip: Any) -> Row:

@@ -116,7 +116,7 @@ def _is_text(name: str) -> bool:
 
 
 def _within(folder: str, path: Path) -> bool:
-    """Whether a path is in a folder, links followed; one with a NUL, or on another drive, is not."""
+    """Whether a path is in a folder, links followed; on another drive, or with a NUL, it is not."""
     try:
         own = os.path.realpath(folder)
         return os.path.commonpath((own, os.path.realpath(path))) == own

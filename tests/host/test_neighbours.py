@@ -139,6 +139,20 @@ def test_it_is_in_the_inversion_in_what_is_learnt_and_in_the_edit(
     assert changed > 1e-3, "the node does something"
 
 
+@pytest.mark.parametrize("name", ["HyperTile", "TomePatchModel"])
+def test_a_node_that_draws_draws_the_same_in_every_run(
+    name: str, model: Any, other: Any, clip: Any
+) -> None:
+    found = []
+    with torch.inference_mode():
+        equipped = neighbours.LEARNT_WITH[name](model, other)
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            trajectory = inverted(equipped, clip, latent=LARGER)
+            found += [trajectory.latents[-1:], rows(equipped, trajectory, None, None)]
+    assert found[0].equal(found[2]) and found[1].equal(found[3])
+
+
 @pytest.mark.parametrize("name", neighbours.ON_CLIP)
 def test_a_text_encoder_that_another_node_changed_is_used_as_it_is(
     name: str, model: Any, clip: Any
