@@ -9,7 +9,7 @@ from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.method import data, learning, schedule
+from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from tests import families, golden, textbook
 from tests.edits import (
@@ -22,6 +22,7 @@ from tests.edits import (
     control_of,
     embedding_of,
 )
+from tests.learning_requests import request
 
 STEPS, HEIGHT, WIDTH = 4, 16, 24
 
@@ -87,9 +88,8 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
     with torch.inference_mode():
         model = families.load(family, dtype)
         trajectory = invert(model, family, photo())
-        settings = learning.LearningSettings(guidance=3.0, inner_steps=12, learning_rate=0.05)
         embedding = host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(settings))
+            model, trajectory, None, None, request(guidance=3.0))
         wanted = inversion.to_host(model, trajectory.latents[:1])
         plain, learnt = (
             golden.relative(
