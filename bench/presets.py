@@ -21,14 +21,11 @@ from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
-from stylediffusion.host.learn.embedding import (
-    LearningWishes,
-    learn_prompt_embedding,
-    learn_value_embedding,
-)
+from stylediffusion.host.learn.embedding import learn_prompt_embedding, learn_value_embedding
+from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.model import ModelPatcher
+from stylediffusion.method.adam import AdamSchedule
 from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion.method.learning import LearningSettings
 from stylediffusion.method.local_blend import Blend
 from stylediffusion.method.prompt_to_prompt import Window
 from training import judge, trials
@@ -78,9 +75,9 @@ def load_parts() -> Parts:
                      loading.load_vision())
 
 
-def wishes_for(preset: str) -> LearningWishes:
+def request_for(preset: str) -> LearningRequest:
     """What a person would choose."""
-    return LearningWishes(LearningSettings(), fast=preset == "default")
+    return LearningRequest() if preset == "default" else LearningRequest(schedule=AdamSchedule())
 
 
 @torch.inference_mode()
@@ -113,7 +110,7 @@ def run_preset(
         embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
     elif preset != "direct":
         embedding = learn_value_embedding(
-            model, trajectory, tower, image, wishes_for(preset))
+            model, trajectory, tower, image, request_for(preset))
     seconds = clock() - started
     painted = parts.vae.decode(sample_edits(
         Edit(parts.model, trajectory, embedding, control, 0.0, preset == "direct"))["samples"])

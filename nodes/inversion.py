@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..stylediffusion.host.control_nets import with_hint
 from ..stylediffusion.host.invert.inversion import invert_latent
-from ..stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding, loss_map
-from ..stylediffusion.method.learning import LearningSettings
+from ..stylediffusion.host.learn.embedding import learn_embeddings, loss_map
+from ..stylediffusion.host.learn.tasks import listed_tasks
 from ..stylediffusion.method.schedule import deeper_steps
 from ..stylediffusion.method.value_embedding import FORMS
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
@@ -86,6 +86,7 @@ class LearnValueEmbedding(io.ComfyNode):
             category=CATEGORY,
             description="Learns, for every step, what the value path of cross-attention must hear "
             "so that guided sampling gives exactly your picture back. Learn once, edit often.",
+            is_input_list=True,
             search_aliases=["null text inversion", "embedding optimization", "stylediffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the picture was inverted with."),
@@ -121,24 +122,18 @@ class LearnValueEmbedding(io.ComfyNode):
                                "the value input itself, which edits then share."),
             ],
             outputs=[
-                ValueEmbeddingSocket.Output("value_embedding", tooltip="What the value path hears "
-                                            "at every step, for Sample."),
-                io.LossMap.Output("loss", tooltip="Every loss on the way, for Plot Loss Graph."),
+                ValueEmbeddingSocket.Output("value_embedding", is_output_list=True,
+                                            tooltip="What the value path hears at every step, for "
+                                            "Sample."),
+                io.LossMap.Output("loss", is_output_list=True,
+                                  tooltip="Every loss on the way, for Plot Loss Graph."),
             ],
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, trajectory: Any, preset: str, guidance: float, seed: int,
-        inner_steps: int = 100, learning_rate: float = 0.01, attention_weight: float = 1.0,
-        form: str = FORMS[0], clip_vision: Any = None, image: Any = None,
-    ) -> io.NodeOutput:
-        settings = LearningSettings(
-            guidance=guidance, inner_steps=inner_steps, learning_rate=learning_rate,
-            attention_weight=attention_weight)
-        wishes = LearningWishes(settings, preset == "fast", form, seed)
-        embedding = learn_value_embedding(model, trajectory, clip_vision, image, wishes)
-        return io.NodeOutput(embedding, loss_map(embedding))
+    def execute(cls, **lists: list[Any]) -> io.NodeOutput:
+        embeddings = learn_embeddings(listed_tasks(**lists))
+        return io.NodeOutput(embeddings, [loss_map(embedding) for embedding in embeddings])
 
 
 NODES: list[type[io.ComfyNode]] = [DDIMInvert, LearnValueEmbedding]

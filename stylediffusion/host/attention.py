@@ -191,7 +191,10 @@ class MapRecorder:
 
 
 def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b."""
+    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b.
+
+    Tables [77, d], or one for each of the rows [n, 77, d].
+    """
 
     def patch(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions

@@ -12,6 +12,7 @@ from development.environment import ensure
 from development.graph import Prompt, to_prompt
 from development.server import ExecutionInterrupted, Server, ServerError
 from stylediffusion.drawing.metrics import psnr
+from tests import logs
 from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
 
@@ -84,3 +85,25 @@ def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph
         resident.append(process.memory_info().rss)
     # Some pictures' buffers are still there at the moment of asking: the least of three counts.
     assert min(resident[7:]) < 1.015 * min(resident[1:4]), [round(r / 1e6) for r in resident]
+
+
+def test_a_list_of_photos_is_learnt_side_by_side_and_each_as_alone(
+    server: Server, graph: Prompt
+) -> None:
+    """ComfyUI maps every other node over the list; Learn Value Embedding takes it whole."""
+    graph = changed(graph, INVERT, steps=6)
+    scene = editing.node_of(graph, SCENE)
+    listed = changed(graph, "VAEEncode", pixels=["photos", 0])
+    listed["other"] = {"class_type": SCENE, "inputs": {**graph[scene]["inputs"], "seed": 13}}
+    listed["photos"] = {"class_type": "CreateList", "inputs": {
+        "inputs.input0": [scene, 0], "inputs.input1": ["other", 0]}}
+    before = len(logs.read(server))
+    bar = LearningProgress(listed)
+    together = pictures(server, listed, bar)
+    assert "2 pictures were learnt, 2 at a time" in logs.read(server)[before:]
+    assert bar.values == sorted(bar.values)
+    apart = [pictures(server, changed(graph, SCENE, seed=seed)) for seed in (11, 13)]
+    assert len(apart[0]) == len(apart[1]) == 3 and len(together) == 6
+    for one, other in zip(together, [*apart[0], *apart[1]], strict=True):
+        assert psnr(one, other) > 40, "rows of one batch are rounded otherwise than alone"
+    assert psnr(together[0], together[3]) < 30, "two different photos"

@@ -29,8 +29,8 @@ def require_plain_guidance(
     level = (len(latents) + 1) // 2
     latent = latents[level : level + 1]
     with torch.no_grad():
-        other = learning.fixed(latent, level)
-        own, _ = learning.hearing(latent, level, None, None, False)
+        other = learning.noise(latent, level)
+        own = learning.noise_of(latent, level, learning.branch, learning.options)
         plain = guide(other, own, learning.weight(guider.cfg))
         off = (learning.guided(guider, latent, level) - plain).norm() / plain.norm()
     if off > SAME:

@@ -29,8 +29,9 @@ class Looking(comfy.samplers.Sampler):
                **more: Any) -> torch.Tensor:
         model = HostLearningModel(
             model_wrap, extra_args["model_options"], self.levels, sigmas, self.layers)
-        self.grams = model.grams(self.latent, LEVEL, torch.zeros(77, WIDTH))
-        self.maps = model.hearing(self.latent, LEVEL, None, None, True)[1]
+        self.grams = (model.token_gram(self.latent, LEVEL),
+                      model.channel_gram(torch.zeros(77, WIDTH)))
+        self.maps = model.maps(self.latent, LEVEL)
         return self.latent
 
 

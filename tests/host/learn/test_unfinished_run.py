@@ -18,6 +18,7 @@ from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import golden
+from tests.learning_requests import request
 
 STEPS = 4
 
@@ -45,10 +46,9 @@ def inverted_under(model: Any) -> data.Trajectory:
 
 
 def learn(model: Any, trajectory: Any, fast: bool, seed: int = 0) -> data.ValueEmbedding:
-    chosen = learning.LearningSettings(inner_steps=2, evaluations=2, first_evaluations=3)
+    chosen = request(fast, seed=seed, inner_steps=2, evaluations=2, first_evaluations=3)
     with torch.inference_mode():
-        return host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(chosen, fast, seed=seed))
+        return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
