@@ -36,6 +36,7 @@ from ..model import (
 from ..vision import image_tokens
 from . import memory
 from .guidance import require_plain_guidance
+from .time_left import TimeLeft
 from .unet import HostLearningModel
 from .unfinished_run import RestingPlace, RunWriter, resting_place
 
@@ -110,7 +111,7 @@ class LearningSampler(comfy.samplers.Sampler):
 
 
 class HostWatch(Watch):
-    """The host's progress bar over inner steps, with previews, and the file to go on from.
+    """The host's progress bar and time left, with previews, and the file to go on from.
 
     Steps that stop early give their share of the bar at once.
     """
@@ -125,12 +126,12 @@ class HostWatch(Watch):
         self.counts = [wishes.settings.most_evaluations(i, trajectory.steps, wishes.fast)
                        for i in range(trajectory.steps)]
         self.total = sum(self.counts)
-        self.bar = comfy.utils.ProgressBar(self.total)
+        self.bar, self.time_left = comfy.utils.ProgressBar(self.total), TimeLeft()
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def after_inner(self, loss: InnerLoss) -> None:
         """One more inner step on the bar."""
-        self.bar.update_absolute(sum(self.counts[: loss.step]) + loss.inner + 1, self.total)
+        self._reached(sum(self.counts[: loss.step]) + loss.inner + 1)
 
     def after_step(self, step: int, latent: Tensor, noise: Tensor) -> None:
         """A whole step on the bar, with a preview of the predicted clean latent."""
@@ -140,7 +141,11 @@ class HostWatch(Watch):
             clean = (latent - (1 - alpha) ** 0.5 * noise) / alpha**0.5
             with torch.no_grad():
                 preview = self.previewer.decode_latent_to_preview_image("JPEG", clean.detach())
-        self.bar.update_absolute(sum(self.counts[: step + 1]), self.total, preview)
+        self._reached(sum(self.counts[: step + 1]), preview)
+
+    def _reached(self, evaluations: int, preview: Any = None) -> None:
+        self.bar.update_absolute(evaluations, self.total, preview)
+        self.time_left.done(evaluations / self.total)
 
     def begun(
         self, solver: Solver, model: HostLearningModel, latent: Tensor
@@ -206,9 +211,11 @@ def _learn_embedding(
             _run(clone, trajectory, sampler)
         except BaseException:
             watch.writer.finish()
+            watch.time_left.end("stopped after")
             raise
     assert sampler.learnt is not None
     watch.writer.clear()
+    watch.time_left.end("learnt in")
     return ValueEmbedding(
         sampler.learnt.scale, sampler.learnt.shift, wishes.settings.guidance, trajectory.prompt,
         own, tuple(sampler.learnt.losses), wishes.kind,
