@@ -67,7 +67,7 @@ const addPanel = (node) => {
 const extend = (node) => {
   addPreset(node)
   addPanel(node)
-  // Where a widget has no value the host leaves an empty place, and would read it as the next one's.
+  // Where a widget has no value the host leaves a gap, and would read it as the next one's.
   chain(node, "onSerialize", (saved) => {
     saved.widgets_values = saved.widgets_values?.filter(() => true)
   })

@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js"
 import { compared } from "./comparing.js"
 import { LISTED, mistakesIn, mistakesInTargets, repeats } from "./mistakes.js"
 import { pieces } from "./notation.js"
-import { PICKED, factorOf, itemsAt, toggled } from "./picking.js"
+import { PICKED, factorOf, marksOf, toggled } from "./picking.js"
 import { boxOf, sourcePrompt, textOf, widgetOf, write } from "./reading.js"
 import { say } from "./texts.js"
 import { targetsOf, wordsOf } from "./words.js"
@@ -28,7 +28,7 @@ const lineOf = (source, text, words, mode, isEmphasised, repeated) => {
   const label = !fits ? say("counts", counts) : nothing ? say("same")
     : replaces ? "replace" : "refine"
   const mistakes = repeated === null ? [] : [say("again", { line: repeated })]
-  return { text, words, parts, label, wrong: !fits || nothing, mistakes }
+  return { parts, label, wrong: !fits || nothing, mistakes }
 }
 
 const EMPTY = { lines: [], mistakes: [], markOf: () => null, picks: [] }
@@ -41,31 +41,38 @@ export const shownBy = (node, { prompt, targets, mode, lists }) => {
   const words = texts.map(wordsOf)
   const found = Object.entries(lists).filter(([, text]) => text?.trim() && texts.length)
     .flatMap(([name, text]) => mistakesIn(name, text, source.words, words))
-  const emphasised = (line) => words[line].some((_, i) =>
-    itemsAt("emphasis", lists.emphasis ?? "", texts.length, line, words[line], i).length)
+  const marks = words.map((own, line) => marksIn(lists, texts.length, line, source.words, own))
   const repeated = repeats(texts)
-  const lines = texts.map((text, i) =>
-    lineOf(source, text, words[i], mode, emphasised(i), repeated[i]))
+  const lines = texts.map((text, i) => {
+    const isEmphasised = marks[i].ins.emphasis.some((items) => items.length)
+    return lineOf(source, text, words[i], mode, isEmphasised, repeated[i])
+  })
   for (const mistake of found) lines[mistake[0]]?.mistakes.push(told(node, mistake))
   const general = [...mistakesInTargets(targets), ...found.filter(([line]) => line === null)]
   const open = PICKED.filter((name) => boxOf(node, name))
   return {
     lines,
     mistakes: general.map((mistake) => told(node, mistake)),
-    markOf: (line, kind, i) => markOf(node, lists, open, { source, words, line, kind, i }),
+    markOf: (line, kind, i) =>
+      markOf(node, open, marks[line][kind], (kind === "del" ? source.words : words[line])[i], i),
     picks: open.map((name) => [name, labelOf(node, name), say(`pick_${name}`)]),
   }
 }
 
-// How a word is picked, and what its title says; null for one that cannot be.
-const markOf = (node, lists, open, { source, words, line, kind, i }) => {
-  const own = kind === "del" ? source.words : words[line]
-  const names = kind === "del" ? open.filter((name) => name !== "emphasis") : open
-  if (!names.length || !pieces(own[i]).length) return null
-  const items = (name) => itemsAt(name, lists[name] ?? "", words.length, line, own, i)
-  const louder = names.includes("emphasis") ? items("emphasis")[0] : undefined
+// For each kind of word in a line, each list that can speak of it, and each such word: its items.
+const marksIn = (lists, count, line, source, target) => {
+  const marks = (name, words) => marksOf(name, lists[name] ?? "", count, line, words)
+  const own = Object.fromEntries(PICKED.map((name) => [name, marks(name, target)]))
+  return { same: own, ins: own, del: { blend_words: marks("blend_words", source) } }
+}
+
+// How the i-th word of a prompt is picked, and what its title says; null for one that cannot be.
+const markOf = (node, open, marks, word, i) => {
+  const names = open.filter((name) => name in marks)
+  if (!names.length || !pieces(word).length) return null
+  const louder = names.includes("emphasis") ? marks.emphasis[i][0] : undefined
   return {
-    names: names.filter((name) => items(name).length),
+    names: names.filter((name) => marks[name][i].length),
     factor: louder && factorOf(louder),
     title: names.map((name) => `${labelOf(node, name)}: ${say(`pick_${name}`)}`).join("\n"),
   }

@@ -41,10 +41,13 @@ export const placesOf = (phrase, words) => {
   const wanted = bare(phrase.replace(/\\([()])/g, "$1"))
   if (!OF_WORD.test(wanted)) return []
   const folded = words.map((word) => fold(word).replaceAll(" ", "_"))
-  const starts = folded.map((_, i) => folded.slice(0, i).join(" ").length + (i ? 1 : 0))
   const found = spans(folded.join(" "), wanted)
-  return every.filter((i) => found.some(([start, end]) =>
-    start < starts[i] + folded[i].length && end > starts[i]))
+  let place = 0
+  return every.filter((i) => {
+    const own = place
+    place += folded[i].length + 1
+    return found.some(([start, end]) => start < place - 1 && end > own)
+  })
 }
 
 // The same for blend words: where the phrase as a whole is nowhere, each of its words for itself.

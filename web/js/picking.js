@@ -27,15 +27,19 @@ const written = (lists) => {
   return texts.every((text) => text === texts[0]) ? texts[0] : texts.join("; ").trim()
 }
 
-// The items of a line's list, as written, that speak of one of a prompt's words.
-export const itemsAt = (name, text, count, line, words, i) =>
-  listsOf(name, text, count)[line].filter((item) =>
-    LISTS[name].places(LISTS[name].phrase(item), words).includes(i))
+// For each word of a prompt the items of a line's list, as written, that speak of it.
+export const marksOf = (name, text, count, line, words) => {
+  const marks = words.map(() => [])
+  for (const item of listsOf(name, text, count)[line]) {
+    new Set(LISTS[name].places(LISTS[name].phrase(item), words)).forEach((i) => marks[i].push(item))
+  }
+  return marks
+}
 
 // The list after a click on one of a prompt's words, in a line of so many.
 export const toggled = (name, text, count, line, words, i) => {
   const lists = listsOf(name, text, count)
-  const there = itemsAt(name, text, count, line, words, i)
+  const there = marksOf(name, text, count, line, words)[i]
   lists[line] = there.length
     ? lists[line].filter((item) => !there.includes(item))
     : [...lists[line], ...pieces(words[i]).map(LISTS[name].made)]
