@@ -171,12 +171,12 @@ def test_mistakes_are_said_on_their_line_while_one_types(demo: "Window") -> None
         "2 emphasis: \u201cboat\u201d has two numbers; keep one."]
     fill(demo, blend_words="cat; cat, boat; ;", emphasis="boat: 11", windows="tau_s 0.3")
     assert [text[:31] for text in mistakes(demo)] == [
-        "2 blend_words: 4 parts between ", "2 emphasis: \u201c11\u201d of \u201cboat\u201d is n",
-        "2 windows: \u201ctau_s 0.3\u201d has no n"]
+        "0 blend_words: 4 parts between ", "0 emphasis: \u201c11\u201d of \u201cboat\u201d is n",
+        "0 windows: \u201ctau_s 0.3\u201d has no n"]
     fill(demo, blend_words="cat, boat", emphasis="", windows="", targets="a cat\n\na cat")
     assert mistakes(demo) == [
-        "2 the same edit as line 1", "2 Line 2 is empty: remove it or write a prompt.",
-        "2 blend_words: \u201cboat\u201d is in no prompt."]
+        "0 Line 2 is empty: remove it or write a prompt.",
+        "0 blend_words: \u201cboat\u201d is in no prompt.", "2 the same edit as line 1"]
     fill(demo, targets=" ", blend_words="")
     assert lines(demo) == [] and mistakes(demo) == ["0 Write the edited prompt, one edit a line."]
     demo.said_nothing()

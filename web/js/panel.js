@@ -14,10 +14,14 @@ const STYLE = `
     max-height: ${MOST_HEIGHT}px; scrollbar-width: thin; font: 10px/${ROW}px monospace;
     color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
     border-radius: 4px; user-select: none; }
+  .lg-node-widget .stylediffusion-words { background: var(--component-node-widget-background); }
   .stylediffusion-words .content { padding: ${PADDING}px 6px; }
   .stylediffusion-words .line { overflow-wrap: anywhere; display: flow-root; }
-  .stylediffusion-words small { float: right; margin-left: 6px; font-size: 9px; opacity: .75; }
-  .stylediffusion-words .wrong { color: #e5534b; opacity: 1; }
+  .stylediffusion-words .line:not(.mistake) { word-spacing: -3px; }
+  .stylediffusion-words small { float: right; margin-left: 6px; font-size: 9px; opacity: .75;
+    word-spacing: 0; }
+  .stylediffusion-words .wrong { color: #b3261e; opacity: 1; }
+  .dark-theme .stylediffusion-words .wrong { color: #f0716a; }
   .stylediffusion-words .word { border-radius: 2px; padding: 0 2px; text-decoration: none; }
   .stylediffusion-words ins { background: rgb(60 160 90 / 45%); }
   .stylediffusion-words del { background: rgb(210 70 70 / 30%); }
@@ -27,7 +31,7 @@ const STYLE = `
   .stylediffusion-words .blend_words { box-shadow: inset 0 -2px #f0a020; }
   .stylediffusion-words .emphasis { font-weight: bold; }
   .stylediffusion-words .emphasis::after { content: "\\00d7" attr(data-factor); font-size: 8px;
-    margin-left: 1px; vertical-align: super; line-height: 0; color: #f0a020; }
+    margin-left: 1px; vertical-align: super; line-height: 0; }
   .stylediffusion-words .bar { margin-top: 2px; white-space: nowrap; overflow: hidden;
     text-overflow: ellipsis; font-size: 9px; }
   .stylediffusion-words .bar > span { opacity: .75; }
@@ -82,7 +86,7 @@ const row = (line, number, isWhole, markOf) => {
 
 const mistake = (text) => {
   const made = element("div", text, "line mistake wrong")
-  made.setAttribute("role", "alert")
+  made.setAttribute("role", "status")
   return made
 }
 
@@ -121,9 +125,9 @@ export class Panel {
     this.shown = shown
     const { lines, mistakes, markOf, picks } = shown
     const focused = this.content.contains(document.activeElement) ? document.activeElement : null
-    const rows = lines.flatMap((line, i) =>
-      row(line, i, this.whole.has(i), (kind, index) => markOf(i, kind, index)))
-    rows.push(...mistakes.map(mistake))
+    const rows = mistakes.map(mistake)
+    rows.push(...lines.flatMap((line, i) =>
+      row(line, i, this.whole.has(i), (kind, index) => markOf(i, kind, index))))
     if (lines.length && picks.length) rows.push(bar(picks, this.pick))
     const key = focused?.dataset.key
     this.content.replaceChildren(...rows)
