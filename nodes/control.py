@@ -52,8 +52,8 @@ class P2PlusController(io.ComfyNode):
                      "shape."),
                 _tau("tau_s", "Layout kept", 0.6, "Share of the steps in which the layout is held "
                      "(self-attention). Lower it when a new object needs another outline."),
-                _tau("tau_u", "Uncond kept", 0.0, "P2Plus: share of the steps in which the layout is "
-                     "held for the unconditional branch too. 0.5 for large structural changes."),
+                _tau("tau_u", "Uncond kept", 0.0, "P2Plus: share of the steps in which the layout "
+                     "is held for the unconditional branch too. 0.5 for large structural changes."),
                 _words("blend_words", "The edit shows only where these words look: cat, boat. With "
                        "several targets: one list for all, or one for each between semicolons. "
                        "Empty: everywhere."),
