@@ -13,8 +13,10 @@ from ..stylediffusion.prompts.notation import require_readable
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket
 
 
-def _tau(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.05, tooltip=tooltip)
+def _tau(name: str, shown: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(
+        name, display_name=f"{shown} ({name})", default=default, min=0.0, max=1.0, step=0.05,
+        tooltip=tooltip)
 
 
 def _words(name: str, tooltip: str, advanced: bool = False) -> io.String.Input:
@@ -43,14 +45,15 @@ class P2PlusController(io.ComfyNode):
                 io.Combo.Input("mode", options=list(MODES), default="auto", tooltip="replace swaps "
                                "words one for one (equal word count); refine keeps shared words "
                                "and adds new ones; auto chooses for each line by word count."),
-                _tau("tau_v", 0.5, "Share of the steps in which edits hear the learnt value "
-                     "embedding. More keeps the picture's look, less frees it."),
-                _tau("tau_c", 0.6, "Share of the steps in which words keep their places in the "
-                     "picture (cross-attention). Lower it for larger changes of shape."),
-                _tau("tau_s", 0.6, "Share of the steps in which the layout is held "
+                _tau("tau_v", "Look kept", 0.5, "Share of the steps in which edits hear the learnt "
+                     "value embedding. More keeps the picture's look, less frees it."),
+                _tau("tau_c", "Places kept", 0.6, "Share of the steps in which words keep their "
+                     "places in the picture (cross-attention). Lower it for larger changes of "
+                     "shape."),
+                _tau("tau_s", "Layout kept", 0.6, "Share of the steps in which the layout is held "
                      "(self-attention). Lower it when a new object needs another outline."),
-                _tau("tau_u", 0.0, "P2Plus: share of the steps in which the layout is held for "
-                     "the unconditional branch too. 0.5 for large structural changes."),
+                _tau("tau_u", "Uncond kept", 0.0, "P2Plus: share of the steps in which the layout "
+                     "is held for the unconditional branch too. 0.5 for large structural changes."),
                 _words("blend_words", "The edit shows only where these words look: cat, boat. With "
                        "several targets: one list for all, or one for each between semicolons. "
                        "Empty: everywhere."),

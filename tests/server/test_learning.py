@@ -1,9 +1,12 @@
 """Learning on the real server: stopped and gone on with, after a crash too, and no leak."""
 
+import asyncio
 import os
+import re
 import signal
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -59,6 +62,30 @@ def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt
     assert min(again.values) < max(again.values) / 3, "nothing was left of the stopped run"
     for one, other in zip(resumed, whole, strict=True):
         assert psnr(one, other) > 45, "the kernels' own rounding is all that may differ"
+
+
+async def texts_until(server: Server, prompt: Prompt, wanted: str) -> list[str]:
+    """What the learning node shows as text until it says what is wanted.
+
+    The run is interrupted once a time is shown.
+    """
+    address = f"ws{server.url[len('http'):]}/ws?clientId={server.client_id}"
+    node, said = editing.node_of(prompt, LEARN).encode(), list[str]()
+    async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+        server.queue(prompt)
+        while not (said and re.match(wanted, said[-1])):
+            message = await socket.receive(timeout=60)
+            begins = b"\0\0\0\3" + len(node).to_bytes(4, "big") + node
+            if message.type is aiohttp.WSMsgType.BINARY and message.data.startswith(begins):
+                said.append(message.data[len(begins):].decode())
+                server.interrupt()
+    return said
+
+
+def test_the_page_is_told_the_time_left_and_how_it_ended(server: Server, graph: Prompt) -> None:
+    slow = changed(graph, LEARN, preset="exact", seed=2)
+    first, *_, last = asyncio.run(texts_until(server, slow, "stopped after"))
+    assert re.fullmatch(r"\d+:\d\d left", first) and re.fullmatch(r"stopped after 0:\d\d", last)
 
 
 def test_a_crashed_run_goes_on_in_the_next_server() -> None:

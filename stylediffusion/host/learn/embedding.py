@@ -126,7 +126,7 @@ class LearningSampler(comfy.samplers.Sampler):
 
 
 class HostWatch(Watch):
-    """The host's progress bar over inner steps, with previews, and the file to go on from.
+    """The host's progress bar and time left, with previews, and the file to go on from.
 
     Steps that stop early give their share of the bar at once. `first` is the noise found in the
     first latent before anything is learnt: a later run goes on from this one where it is the same.
@@ -216,9 +216,11 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
     except BaseException:
         for watch in watches.values():
             watch.writer.finish()
+        bar.time_left.end("stopped after")
         raise
     for watch in watches.values():
         watch.writer.clear()
+    bar.time_left.end("learnt in")
     return [found[place] for place in range(len(tasks))]
 
 

@@ -17,6 +17,7 @@ from ...method.value_embedding import SCALE_AND_SHIFT
 from ..control_nets import control_net_of
 from ..model import ModelPatcher, require_compatible
 from .request import LearningRequest
+from .time_left import TimeLeft
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,14 @@ def _shared(task: LearningTask) -> Hashable:
 
 
 class LearningBar:
-    """The host's progress bar over the evaluations of all pictures."""
+    """The host's progress bar over the evaluations of all pictures, and the time left."""
 
     def __init__(self, most: Sequence[int]) -> None:
         self.reached, self.total = [0] * len(most), sum(most)
-        self.bar = comfy.utils.ProgressBar(self.total)
+        self.bar, self.time_left = comfy.utils.ProgressBar(self.total), TimeLeft()
 
     def show(self, picture: int, reached: int, preview: Any = None) -> None:
         """Where one picture is; those of the others stay."""
         self.reached[picture] = reached
         self.bar.update_absolute(sum(self.reached), self.total, preview)
+        self.time_left.done(sum(self.reached) / self.total)
