@@ -5,8 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .environment import ensure
+from .server import Server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -35,12 +41,32 @@ def opened(page: Any, url: str) -> None:
     page.wait_for_function(READY, timeout=READY_MS)
 
 
-def new_user(base: Path, settings: dict[str, Any] | None = None) -> None:
-    """Make the base directory of a server that of a person who has seen the page's tutorial.
+@contextmanager
+def page_of(purpose: str, settings: dict[str, Any] | None = None, **options: Any
+            ) -> Iterator[tuple[Any, Server]]:
+    """(the page, open, of a new user; its server) for a command; it ends where there is no browser.
 
-    `settings` are the page's own, by their ids.
+    `settings` are the page's own, by their ids, `options` those of Playwright's page.
     """
-    shutil.rmtree(base / "user")
+    if lacking := missing():
+        sys.exit(f"This needs a browser and Playwright: {lacking}")
+    from playwright.sync_api import sync_playwright
+
+    found = ensure()
+    base = found.base_directory(purpose)
+    new_user(base, settings)
+    with Server(found.python, found.host, base) as server, sync_playwright() as playwright:
+        page = launched(playwright).new_page(**options)
+        opened(page, server.url)
+        yield page, server
+        page.close()
+
+
+def new_user(base: Path, settings: dict[str, Any] | None = None) -> None:
+    """Make the base directory of a server that of a person who has seen the page's tutorial."""
+    for folder in (base / "user", base / "output"):
+        shutil.rmtree(folder)
+        folder.mkdir()
     (base / "user" / "default" / "workflows").mkdir(parents=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(
         json.dumps({"Comfy.TutorialCompleted": True, **(settings or {})}), encoding="utf-8")

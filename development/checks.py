@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
-from .environment import Environment
+from .environment import Environment, ensure
 from .places import PACK_NAME, ROOT
 
 PACK_ROOMS = ("stylediffusion", "nodes", "demo")
@@ -36,3 +37,7 @@ def _check(environment: Environment, title: str, module: list[str], directory: P
     print(f"{title}: ", end="", flush=True)
     command = [str(environment.python), "-m", *module]
     return subprocess.run(command, cwd=directory, env=environment.variables()).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(run(ensure()))

@@ -1,6 +1,6 @@
 """The demo command: the shipped graph in the real ComfyUI, judged against true edits.
 
-    python -m development.demo --out DIR [--trials]
+    python -m development.demo [--out DIR] [--trials]
 """
 
 from __future__ import annotations
@@ -13,52 +13,47 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from tqdm import tqdm
 
 from demo import scenes
+from stylediffusion.drawing.sheets import Tile, sheet
 from training import trials
 
-from .editing import Pictures, load_graph, measure, picture, run
+from . import examples
+from .editing import DEMO, Pictures, measure, picture, run
 from .environment import ensure
-from .graph import to_prompt
+from .examples import Prompt
 from .server import Server
-from .sheet import Tile, sheet
 
 
-class Console:
-    """Progress of a run, node by node: a line for each, rewritten where there is a terminal."""
+class Bars:
+    """Progress of a run: a bar for every node that has steps."""
 
-    def __init__(self, titles: dict[str, str]) -> None:
-        self.titles = titles
-        self.rewrites = sys.stdout.isatty()
-        self.node, self.shown = "", 0.0
+    def __init__(self, prompt: Prompt) -> None:
+        self.titles = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
+        self.bars: dict[str, Any] = {}
 
     def __call__(self, node_id: str, value: float, maximum: float) -> None:
         if maximum <= 1:
             return
-        fresh = node_id != self.node
-        done = value >= maximum
-        if not fresh and not done and time.monotonic() - self.shown < (0.2 if self.rewrites else 5):
-            return
-        if fresh and self.rewrites and self.node:
-            print()
-        self.node, self.shown = node_id, time.monotonic()
-        line = f"  {self.titles.get(node_id, node_id):<24} {value:>5.0f} / {maximum:.0f}"
-        print(f"\r{line}" if self.rewrites else line, end="" if self.rewrites else "\n", flush=True)
+        if node_id not in self.bars:
+            self.close()
+            self.bars[node_id] = tqdm(
+                desc=f"  {self.titles.get(node_id, node_id):<24}", total=round(maximum), ncols=80,
+                file=sys.stdout, mininterval=0.2 if sys.stdout.isatty() else 5)
+        self.bars[node_id].update(value - self.bars[node_id].n)
 
     def close(self) -> None:
-        """End the line that was being rewritten."""
-        if self.rewrites and self.node:
-            print()
+        """No bar moves any more."""
+        for bar in self.bars.values():
+            bar.close()
 
 
 def run_trial(server: Server, trial: trials.Trial) -> tuple[Pictures, dict[str, Any]]:
     """One trial with its numbers, shown while it runs."""
-    prompt = to_prompt(load_graph(), server.object_info())
-    console = Console({node_id: node["_meta"]["title"] for node_id, node in prompt.items()})
-    started = time.monotonic()
-    pictures = run(server, trial, progress=console)
-    console.close()
+    bars, started = Bars(examples.prompt(DEMO)), time.monotonic()
+    pictures = run(server, trial, bars)
+    bars.close()
     numbers = measure(pictures)
     numbers["seconds"] = round(time.monotonic() - started, 1)
     return pictures, numbers
@@ -100,22 +95,16 @@ def write_demo(server: Server, out: Path, started: float) -> None:
     pictures, numbers = run_trial(server, trials.DEMO)
     numbers["seconds"] = round(time.monotonic() - started, 1)
     report(numbers)
-    sheet(f"StyleDiffusion: \u201c{source_prompt()}\u201d", rows_of(pictures, numbers)).save(
-        out / "demo.png")
-    singles = {"source": pictures.source, "round_trip": pictures.round_trip,
-               "reconstruction": pictures.reconstruction,
-               "ddim_reconstruction": pictures.ddim_reconstruction}
+    title = f"StyleDiffusion: \u201c{scenes.caption(trials.DEMO.scene)}\u201d"
+    picture(sheet(title, rows_of(pictures, numbers))).save(out / "demo.png")
+    names = ("source", "round_trip", "reconstruction", "ddim_reconstruction")
+    singles = {name: getattr(pictures, name) for name in names}
     for i, edit in enumerate(pictures.edits):
         singles |= {f"edit_{i + 1}": edit, f"ddim_edit_{i + 1}": pictures.ddim_edits[i],
                     f"true_edit_{i + 1}": pictures.true_edits[i]}
     for name, content in singles.items():
         picture(content).save(out / f"{name}.png")
     write_json(out / "demo.json", numbers)
-
-
-def source_prompt() -> str:
-    """The source prompt of the shipped graph."""
-    return scenes.caption(trials.DEMO.scene)
 
 
 def write_trials(server: Server, out: Path) -> None:
@@ -126,8 +115,7 @@ def write_trials(server: Server, out: Path) -> None:
         pictures, numbers = run_trial(server, trial)
         report(numbers)
         results.append({"trial": vars(trial), **numbers})
-        image: Image.Image = sheet(str(trial), rows_of(pictures, numbers))
-        image.save(out / f"trial_{i + 1:02}.png")
+        picture(sheet(str(trial), rows_of(pictures, numbers))).save(out / f"trial_{i + 1:02}.png")
         write_json(out / "trials.json", {"median": medians(results), "trials": results})
     for name, value in medians(results).items():
         print(f"  {name}: {value}")
@@ -157,7 +145,8 @@ def write_json(path: Path, numbers: dict[str, Any]) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("demo_output"),
+                        help="where the pictures go")
     parser.add_argument("--trials", action="store_true", help="the twelve test scenes instead")
     wanted = parser.parse_args()
     wanted.out.mkdir(parents=True, exist_ok=True)

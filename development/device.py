@@ -9,12 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .packages import clean_variables
-from .places import ROOT
+from .places import ROOT, clean_variables
 
 OPTION = "--cpu"  # dev.py's own, and the host's
 VARIABLE = "STYLEDIFFUSION_CPU"
-BACKENDS = ("cuda", "xpu", "npu", "mlu")  # and "mps", which torch keeps elsewhere
 
 
 def keep_to_cpu() -> None:
@@ -42,8 +40,9 @@ def accelerated() -> bool:
     """Whether the torch of this process sees an accelerator."""
     import torch
 
-    backends = [torch.backends.mps, *(getattr(torch, name, None) for name in BACKENDS)]
-    return any(backend is not None and backend.is_available() for backend in backends)
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.is_available()
+    return torch.cuda.is_available() or torch.backends.mps.is_available()  # before torch 2.6
 
 
 @functools.cache

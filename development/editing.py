@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +18,11 @@ from stylediffusion.drawing.metrics import psnr
 from training import judge
 from training.trials import Trial
 
-from .graph import Prompt, to_prompt
-from .places import ROOT
+from . import examples
+from .examples import Prompt
 from .server import Progress, Server
 
-GRAPH = ROOT / "workflows" / "Demo.json"
+DEMO = "Demo"
 DECIMALS = 2
 
 
@@ -39,12 +38,6 @@ class Pictures:
     true_edits: tuple[Tensor, ...]
     edits: tuple[Tensor, ...]
     ddim_edits: tuple[Tensor, ...]
-
-
-def load_graph() -> dict[str, Any]:
-    """The shipped graph, as the page opens it."""
-    graph: dict[str, Any] = json.loads(GRAPH.read_text(encoding="utf-8"))
-    return graph
 
 
 def node_of(prompt: Prompt, kind: str) -> str:
@@ -92,15 +85,11 @@ def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
     return compared
 
 
-def run(
-    server: Server, trial: Trial, graph: dict[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Pictures:
+def run(server: Server, trial: Trial, progress: Progress | None = None) -> Pictures:
     """Queue the shipped graph for a trial, then the comparisons, which share its cached parts."""
-    graph = graph or load_graph()
-    prompt = for_trial(to_prompt(graph, server.object_info()), trial)
+    prompt = for_trial(examples.prompt(DEMO), trial)
     control = prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"]
-    first = server.wait(server.queue(prompt, graph), progress)
+    first = server.wait(server.queue(prompt, examples.workflow(DEMO)), progress)
     painted = decoded(server.images(first)[node_of(prompt, "SaveImage")])
     compared = with_comparisons(prompt, trial)
     del compared[node_of(compared, "SaveImage")]

@@ -16,7 +16,6 @@ from .places import PACK_NAME, ROOT
 from .server import Server
 
 FOLDER = ROOT / "locales"
-LANGUAGES = ("de", "en", "es", "fr", "ja", "ko", "ru", "zh")
 Texts = dict[str, Any]
 Leaf = tuple[str, ...]
 
@@ -26,42 +25,33 @@ def main() -> None:
     found = environment.ensure()
     with Server(found.python, found.host, found.base_directory("locales")) as server:
         texts = english(server.object_info())
-    path = path_of("en")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_text(texts), encoding="utf-8", newline="\n")
-    print(path.relative_to(ROOT).as_posix())
+    path_of("en").write_text(as_text(texts), encoding="utf-8", newline="\n")
+    print(path_of("en").relative_to(ROOT).as_posix())
     wanted = {key for key, _ in leaves(texts)}
-    for language in LANGUAGES:
+    for language in sorted(path.name for path in FOLDER.iterdir()):
         for key in sorted(wanted ^ {key for key, _ in leaves(read(language))}):
             print(f"{language}: {'missing' if key in wanted else 'too much'}: {'.'.join(key)}")
 
 
 def english(object_info: dict[str, Any]) -> Texts:
     """The texts of the pack's nodes, by node id, from the host's node definitions."""
-    return {
-        node: _node(object_info[node])
-        for node in sorted(object_info) if node.lower().startswith(PACK_NAME)
-    }
+    return {node: _texts(object_info[node])
+            for node in sorted(object_info) if node.lower().startswith(PACK_NAME)}
 
 
-def _node(definition: dict[str, Any]) -> Texts:
-    texts: Texts = {"display_name": definition["display_name"],
-                    "description": definition["description"]}
-    parts = [definition["input"].get(group, {}) for group in ("required", "optional")]
-    if inputs := {name: _input(name, *entry) for part in parts for name, entry in part.items()}:
-        texts["inputs"] = inputs
+def _texts(definition: dict[str, Any]) -> Texts:
+    """One node's, without what has no entries."""
+    specs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
     outputs = zip(definition["output_name"], definition["output_tooltips"], strict=True)
-    if named := {str(i): _part(name, tooltip) for i, (name, tooltip) in enumerate(outputs)}:
-        texts["outputs"] = named
-    return texts
-
-
-def _input(name: str, kind: Any, options: dict[str, Any]) -> Texts:
-    return _part(options.get("display_name") or name, options["tooltip"])
-
-
-def _part(name: str, tooltip: str) -> Texts:
-    return {"name": name, "tooltip": tooltip}
+    texts = {
+        "display_name": definition["display_name"],
+        "description": definition["description"],
+        "inputs": {name: {"name": options.get("display_name") or name,
+                          "tooltip": options["tooltip"]} for name, (_, options) in specs.items()},
+        "outputs": {str(i): {"name": name, "tooltip": tooltip}
+                    for i, (name, tooltip) in enumerate(outputs)},
+    }
+    return {key: value for key, value in texts.items() if value}
 
 
 def leaves(texts: Texts, above: Leaf = ()) -> Iterator[tuple[Leaf, Any]]:
@@ -79,9 +69,8 @@ def path_of(language: str) -> Path:
 
 
 def read(language: str) -> Texts:
-    """The texts of one language; none if it has no file yet."""
-    path = path_of(language)
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """The texts of one language."""
+    return dict(json.loads(path_of(language).read_text(encoding="utf-8")))
 
 
 def as_text(texts: Texts) -> str:

@@ -7,9 +7,7 @@ results: thumbnails beside the graphs, docs/, and one picture a node in web/docs
 from __future__ import annotations
 
 import io
-import json
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from . import browser
+from . import browser, examples
 from .demo import write_demo
 from .environment import ensure
 from .examples import EXAMPLES, FOLDER
@@ -28,6 +26,7 @@ SIZE = {"width": 2600, "height": 1700}
 DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
 SHEETS = {"See where words look": ("StyleDiffusionHeatmaps", "heatmaps"),
           "Sweep two taus": ("StyleDiffusionTauSweep", "tau_sweep")}
+OPENS_A_FILE = "Edit a saved inversion"  # which another graph has written
 THUMBNAIL, GRAPH_WIDTH, NODE_SCALE = 1000, 1800, 1.5
 NODE_SIDE, NODE_BYTES = 900, 40_000
 SETTLING_MS, RUN_SECONDS = 1500, 900.0
@@ -59,50 +58,32 @@ ALONE = """kind => {
 }"""
 
 
-def main() -> int:
-    """Make all pictures; the exit code is 1 where there is no browser."""
-    if lacking := browser.missing():
-        print(f"This needs a browser and Playwright: {lacking}", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
-    found = ensure()
-    base = found.base_directory("pictures")
-    shutil.rmtree(base / "output")  # a graph opens what another has saved, by its first name
-    browser.new_user(base, SETTINGS)
-    base = found.base_directory("pictures")
-    shutil.copyfile(found.host / "input" / "example.png", base / "input" / "example.png")
+def main() -> None:
+    """Make all pictures."""
     NODES.mkdir(exist_ok=True)
-    with (
-        Server(found.python, found.host, base) as server,
-        sync_playwright() as playwright,
-    ):
-        page = browser.launched(playwright).new_page(viewport=SIZE)
-        browser.opened(page, server.url)
+    shown: set[str] = set()
+    with browser.page_of("pictures", SETTINGS, viewport=SIZE) as (page, server):
+        server.upload_image("example.png", (server.host / "input" / "example.png").read_bytes())
         page.add_style_tag(content=ONLY_THE_GRAPH)
-        shown: set[str] = set()
-        for name in EXAMPLES:
+        for name in sorted(EXAMPLES, key=[OPENS_A_FILE].count):
             print(name, flush=True)
             photograph_graph(page, server, name, shown)
         for kind in sorted(path.stem for path in NODES.parent.glob("*.md")):
             if kind not in shown:
                 page.evaluate(ALONE, kind)
                 photograph_nodes(page, shown)
-        page.close()
-        demo(server)
-    return 0
-
-
-def demo(server: Server) -> None:
-    """docs/demo.png, which `dev.py demo` makes as well."""
-    with tempfile.TemporaryDirectory() as folder:
+    found = ensure()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(found.python, found.host, found.base_directory("demo")) as server,
+    ):
         write_demo(server, Path(folder), time.monotonic())
         shutil.copyfile(Path(folder) / "demo.png", DOCS / "demo.png")
 
 
 def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> None:
     """The thumbnail of a graph, what it gives and pictures of its nodes that are not yet shown."""
-    graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    graph = examples.workflow(name)
     page.evaluate("graph => app.loadGraphData(graph, true, true)", graph)
     page.wait_for_timeout(SETTLING_MS)
     if not name.startswith("Edit a photo"):
@@ -168,4 +149,4 @@ def small_jpeg(image: Image.Image) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "stylediffusion"
 BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user/default/workflows")
-NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "checkpoints")
+ASTRAY = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 
-def cache_root(platform: str | None = None, variables: Mapping[str, str] | None = None) -> Path:
+def cache_root() -> Path:
     """The per-user cache directory: STYLEDIFFUSION_CACHE, else the platform's convention."""
-    variables = os.environ if variables is None else variables
-    platform = platform or sys.platform
-    if variables.get("STYLEDIFFUSION_CACHE"):
-        return Path(variables["STYLEDIFFUSION_CACHE"]).expanduser().absolute()
-    home = Path.home()
-    if platform == "win32":
-        parent = Path(variables.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif platform == "darwin":
-        parent = home / "Library" / "Caches"
+    if named := os.environ.get("STYLEDIFFUSION_CACHE"):
+        return Path(named).expanduser().absolute()
+    if sys.platform == "win32":
+        parent = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        parent = "~/Library/Caches"
     else:
-        parent = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")
-    return parent / "stylediffusion"
+        parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(parent).expanduser() / "stylediffusion"
+
+
+def clean_variables(**extra: str) -> dict[str, str]:
+    """This process's environment without what would lead another Python astray, plus `extra`."""
+    kept = {name: value for name, value in os.environ.items() if name not in ASTRAY}
+    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1", **extra}
 
 
 def prepare_base(parent: Path, purpose: str, root: Path = ROOT) -> Path:
@@ -47,28 +47,16 @@ def prepare_base(parent: Path, purpose: str, root: Path = ROOT) -> Path:
 
 
 def link_pack(link: Path, root: Path = ROOT) -> None:
-    """Make `link` lead to `root`: a symbolic link, on Windows a junction, at worst a copy."""
+    """Make `link` lead to `root`: a symbolic link, on Windows a junction."""
     if link.exists() and os.path.realpath(link) == os.path.realpath(root):
         return
-    _remove(link)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        link.rmdir()  # takes a junction away without looking into it, and no folder with files
     try:
         link.symlink_to(root, target_is_directory=True)
     except OSError:
         if os.name != "nt":
             raise
-        made = subprocess.run(
-            ["cmd", "/c", "mklink", "/J", str(link), str(root)], capture_output=True
-        )
-        if made.returncode != 0:
-            shutil.copytree(root, link, ignore=NOT_COPIED)
-
-
-def _remove(link: Path) -> None:
-    if link.is_symlink():
-        link.unlink()
-        return
-    # rmdir takes a junction away without looking into it; only a copy is left after that.
-    with contextlib.suppress(OSError):
-        link.rmdir()
-    if link.is_dir():
-        shutil.rmtree(link)
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(root)], check=True)

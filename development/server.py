@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import aiohttp
+import requests
+
 from .device import OPTION, host_arguments
-from .packages import clean_variables
-from .places import PACK_NAME
+from .places import PACK_NAME, clean_variables
 
 Progress = Callable[[str, float, float], None]
 LOCAL = "127.0.0.1"
 STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 25
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+POLL_SECONDS = 0.1
 
 
 class ServerError(Exception):
@@ -62,15 +61,8 @@ class Server:
     """
 
     def __init__(
-        self,
-        python: Path,
-        host: Path,
-        base: Path,
-        *,
-        cpu: bool | None = None,
-        port: int | None = None,
-        log: Path | None = None,
-        arguments: Sequence[str] = (),
+        self, python: Path, host: Path, base: Path, *, cpu: bool | None = None,
+        port: int | None = None, log: Path | None = None, arguments: Sequence[str] = (),
         startup_seconds: float = 240.0,
     ) -> None:
         self.python, self.host, self.base = python, host, base
@@ -82,19 +74,16 @@ class Server:
         self._arguments = [*where, *arguments]
         self._startup_seconds = startup_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy between two programs of one machine
 
     def __enter__(self) -> Server:
         with open(self.log, "wb") as log:
+            # A Ctrl-C at the console is for the caller, who then stops the server in order.
             self._process = subprocess.Popen(
-                self._command(),
-                cwd=self.host,
-                env=clean_variables(PYTHONUNBUFFERED="1"),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A Ctrl-C at the console is for the caller, who then stops the server in order.
-                start_new_session=True,
-            )
+                self._command(), cwd=self.host, env=clean_variables(PYTHONUNBUFFERED="1"),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -102,12 +91,7 @@ class Server:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -123,8 +107,7 @@ class Server:
 
     def object_info(self) -> dict[str, Any]:
         """The host's description of every node it has."""
-        info: dict[str, Any] = self.get_json("/object_info")
-        return info
+        return dict(self.get_json("/object_info"))
 
     def queue(self, prompt: dict[str, Any], workflow: dict[str, Any] | None = None) -> str:
         """Queue an API-format prompt and return its id; saved images carry `workflow` if given.
@@ -134,41 +117,58 @@ class Server:
         """
         extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
         body = {"prompt": prompt, "client_id": self.client_id, "extra_data": extra}
-        try:
-            answer = json.loads(self._request("/prompt", json.dumps(body).encode()))
-        except urllib.error.HTTPError as error:
-            refusal = json.loads(error.read())
-            message = describe_refusal(refusal.get("error"), refusal.get("node_errors"))
-            raise PromptRejected(message, refusal.get("node_errors") or {}) from None
-        prompt_id = str(answer["prompt_id"])
-        if answer["node_errors"]:
-            self._post("/queue", {"delete": [prompt_id]})
-            self.interrupt(prompt_id)
-            message = describe_refusal(None, answer["node_errors"])
-            raise PromptRejected(message, answer["node_errors"])
-        return prompt_id
+        response = self._request("POST", "/prompt", json=body)
+        answer = response.json()
+        node_errors = answer.get("node_errors") or {}
+        if response.ok and not node_errors:
+            return str(answer["prompt_id"])
+        if response.ok:
+            self._post("/queue", {"delete": [answer["prompt_id"]]})
+            self.interrupt(answer["prompt_id"])
+        raise PromptRejected(describe_refusal(answer.get("error"), node_errors), node_errors)
 
     def wait(self, prompt_id: str, progress: Progress | None = None) -> dict[str, Any]:
         """Wait for a queued prompt and return its history entry.
 
-        `progress(node_id, value, maximum)` is called from this thread, for a node's start and for
-        each of its steps; it needs aiohttp, which the host's own Python has.
+        `progress(node_id, value, maximum)` is called for a node's start and each of its steps.
         """
-        with contextlib.ExitStack() as stack:
-            events: Callable[[], list[tuple[str, float, float]]] | None = None
-            if progress is not None:
-                from .progress import ProgressReader
+        if progress is not None:
+            with contextlib.suppress(aiohttp.ClientError):  # what follows sees how the run ended
+                asyncio.run(self._follow(prompt_id, progress))
+        while (entry := self._ended(prompt_id)) is None:
+            time.sleep(POLL_SECONDS)
+        return checked(entry)
 
-                reader = stack.enter_context(ProgressReader(self.url, self.client_id, prompt_id))
-                events = reader.take
+    async def _follow(self, prompt_id: str, progress: Progress) -> None:
+        """Report the progress that the server tells of until the prompt has ended."""
+        last: dict[str, tuple[float, float]] = {}
+        address = f"{self.url}/ws?clientId={self.client_id}"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(address, max_msg_size=0) as told,
+        ):
             while True:
-                entry = self.get_json(f"/history/{prompt_id}").get(prompt_id)
-                if progress is not None and events is not None:
-                    for event in events():
-                        progress(*event)
-                if entry is not None:
-                    return checked(entry)
-                time.sleep(0.1)
+                try:
+                    message = await told.receive(POLL_SECONDS)
+                except asyncio.TimeoutError:  # noqa: UP041 (another class before Python 3.11)
+                    message = None
+                if message is None or told.closed:
+                    if self._ended(prompt_id):
+                        return
+                    continue
+                said = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+                data = said.get("data") or {}
+                if said.get("type") == "progress_state" and data["prompt_id"] == prompt_id:
+                    for node_id, state in data["nodes"].items():
+                        now = float(state["value"]), float(state["max"])
+                        if last.get(node_id) != now:
+                            last[node_id] = now
+                            progress(node_id, *now)
+
+    def _ended(self, prompt_id: str) -> dict[str, Any] | None:
+        """The history entry of a prompt that has ended."""
+        entry: dict[str, Any] | None = self.get_json(f"/history/{prompt_id}").get(prompt_id)
+        return entry
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Interrupt the running prompt, or this one only."""
@@ -183,27 +183,27 @@ class Server:
         found: dict[str, list[bytes]] = {}
         for node_id, output in entry["outputs"].items():
             for image in output.get("images", []):
-                keys = ("filename", "subfolder", "type")
-                query = urllib.parse.urlencode({key: image.get(key, "") for key in keys})
-                found.setdefault(node_id, []).append(self._request(f"/view?{query}"))
+                wanted = {key: image.get(key, "") for key in ("filename", "subfolder", "type")}
+                found.setdefault(node_id, []).append(self.get("/view", **wanted))
         return found
 
     def upload_image(self, name: str, data: bytes) -> str:
         """Put an image into the input folder and return the value for Load Image."""
-        boundary = uuid.uuid4().hex
-        head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
-            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        )
-        body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
-        kind = f"multipart/form-data; boundary={boundary}"
-        answer = json.loads(self._request("/upload/image", body, kind))
+        response = self._request(
+            "POST", "/upload/image", files={"image": (name, data)}, data={"overwrite": "true"})
+        response.raise_for_status()
+        answer = response.json()
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
     def get_json(self, path: str) -> Any:
         """Fetch one of the host's JSON pages, such as /system_stats."""
-        return json.loads(self._request(path))
+        return json.loads(self.get(path))
+
+    def get(self, path: str, **query: str) -> bytes:
+        """What the server has under an address."""
+        response = self._request("GET", path, params=query)
+        response.raise_for_status()
+        return response.content
 
     def log_tail(self) -> str:
         """The last lines the server has written, as any console can show them."""
@@ -214,19 +214,12 @@ class Server:
         return self.log.read_text(encoding="ascii", errors="replace").replace("\ufffd", "?")
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
-        self._request(path, json.dumps(body).encode())
+        self._request("POST", path, json=body).raise_for_status()
 
-    def _request(
-        self, path: str, body: bytes | None = None, kind: str = "application/json"
-    ) -> bytes:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind})
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
         try:
-            with NO_PROXY.open(request, timeout=60) as answer:
-                content: bytes = answer.read()
-                return content
-        except urllib.error.HTTPError:
-            raise
-        except OSError as error:
+            return self._session.request(method, self.url + path, timeout=60, **options)
+        except requests.RequestException as error:
             self.require_running()
             raise ServerError(f"ComfyUI does not answer at {self.url}{path}: {error}") from error
 
@@ -234,7 +227,7 @@ class Server:
         deadline = time.monotonic() + self._startup_seconds
         while True:
             self.require_running()
-            with contextlib.suppress(ServerError, urllib.error.HTTPError):
+            with contextlib.suppress(ServerError, requests.HTTPError):
                 self.get_json("/system_stats")
                 break
             if time.monotonic() > deadline:
@@ -300,15 +293,8 @@ def describe_refusal(error: Any, node_errors: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def is_free(port: int) -> bool:
-    """Whether nothing listens on a port of this machine."""
-    with socket.socket() as probe:
-        return probe.connect_ex((LOCAL, port)) != 0
-
-
 def free_port() -> int:
     """A port of this machine that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from development import editing
-from development.graph import Prompt
+from development.examples import Prompt
 
 PREFIX = "StyleDiffusion"
 INVERT, LEARN, CONTROL, SAMPLE = (

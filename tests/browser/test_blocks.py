@@ -1,28 +1,32 @@
 """The ready-made block as a person meets it: found by its name, connected, and run by the page."""
 
-from typing import TYPE_CHECKING, Any
+import io
+from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
-from development import blocks
-from development.graph import Prompt, to_prompt
-from development.server import Server
+from development import examples, graphs
+from development.server import checked
 
 if TYPE_CHECKING:
     from .window import Window
 
+BLOCK = "StyleDiffusion edit"
 WRITTEN = {"prompt": "a painting of a red car in the snow",
            "targets": "a painting of a blue car in the snow", "blend_words": "car", "tau_s": 0.3}
 CONNECTED = """written => {
     const block = app.graph._nodes[0]
-    const kinds = ['StyleDiffusionLoadDemoModel', 'StyleDiffusionDemoScene', 'SaveImage']
-    const [model, scene, save] = kinds.map(kind => LiteGraph.createNode(kind))
-    for (const node of [model, scene, save]) app.graph.add(node)
+    const kinds = ['StyleDiffusionLoadDemoModel', 'StyleDiffusionDemoScene',
+                   'SaveImage', 'SaveImage']
+    const [model, scene, save, same] = kinds.map(kind => LiteGraph.createNode(kind))
+    for (const node of [model, scene, save, same]) app.graph.add(node)
     for (const name of ['model', 'clip', 'vae']) {
         model.connect(model.findOutputSlot(name), block, block.findInputSlot(name))
     }
     scene.connect(scene.findOutputSlot('image'), block, block.findInputSlot('image'))
     block.connect(block.findOutputSlot('edits'), save, save.findInputSlot('images'))
+    block.connect(block.findOutputSlot('reconstruction'), same, same.findInputSlot('images'))
     for (const [name, value] of Object.entries(written)) {
         block.widgets.find(widget => widget.name === name).value = value
     }
@@ -37,7 +41,7 @@ def dropped(workbench: "Window") -> "Window":
     workbench.settle()
     page.mouse.dblclick(800, 600)
     page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
-    page.keyboard.type(blocks.EDIT)
+    page.keyboard.type(BLOCK)
     page.get_by_text("Blueprint", exact=True).first.wait_for()
     page.keyboard.press("Enter")
     workbench.settle()
@@ -46,14 +50,10 @@ def dropped(workbench: "Window") -> "Window":
     return workbench
 
 
-def inputs(prompt: Prompt) -> dict[str, Any]:
-    return {number: (node["class_type"], node["inputs"]) for number, node in prompt.items()}
-
-
 def test_the_page_runs_a_block_with_what_is_written_on_it(
-    dropped: "Window", server: Server
+    dropped: "Window"
 ) -> None:
-    assert dropped.page.evaluate("() => app.graph._nodes[0].title") == blocks.EDIT
+    assert dropped.page.evaluate("() => app.graph._nodes[0].title") == BLOCK
     dropped.page.evaluate(CONNECTED, WRITTEN)
     sent = dropped.page.evaluate("async () => (await app.graphToPrompt()).output")
     by_kind = {node["class_type"]: node["inputs"] for node in sent.values()}
@@ -62,5 +62,21 @@ def test_the_page_runs_a_block_with_what_is_written_on_it(
     assert {name: control[name] for name in ("targets", "blend_words", "tau_s")} == {
         name: value for name, value in WRITTEN.items() if name != "prompt"}
     assert control["tau_c"] == 0.6
-    assert inputs(to_prompt(dropped.graph(), server.object_info())) == inputs(sent)
+    (inverted,) = (node["inputs"] for node in sent.values()
+                   if node["class_type"] == "StyleDiffusionDDIMInvert")
+    inverted["steps"] = 5
+    server = dropped.server
+    entry = server.wait(server.queue(sent))
+    assert checked(entry) is entry
+    edits, reconstruction = ([Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+                             for _, files in sorted(server.images(entry).items()))
+    assert len(edits) == 1 and len(reconstruction) == 1
+    assert edits[0].tobytes() != reconstruction[0].tobytes()
     dropped.said_nothing()
+
+
+def test_a_block_is_what_the_page_would_save(workbench: "Window") -> None:
+    """Otherwise `python3 dev.py graphs` saves it anew."""
+    shipped = examples.read(examples.BLOCKS / f"{BLOCK}.json")
+    workbench.load(shipped)
+    assert graphs.saved(workbench.page, shipped)[0] == shipped

@@ -1,14 +1,13 @@
 """Runs by the page's own buttons: progress, previews, pictures, interrupting, editing again."""
 
 import io
-import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from development.examples import FOLDER
+from development import examples
 from development.server import COLOUR
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE
 
@@ -21,7 +20,7 @@ SHOWN = "kind => app.graph._nodes.find(node => node.type === kind).imgs?.map(i =
 
 def open_short(window: "Window", name: str = "Demo") -> None:
     """A graph at five steps, of which nothing has run yet."""
-    graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    graph = examples.workflow(name)
     for node in graph["nodes"]:
         if node["type"] == INVERT:
             node["widgets_values"][1] = 5
@@ -108,8 +107,9 @@ def test_a_node_with_a_sheet_shows_it_and_no_preview_in_its_place(
     open_short(window, name)
     window.run()
     nodes = [node for node in window.graph()["nodes"] if node["type"] == kind]
-    shown = "id => app.graph.getNodeById(id).imgs.map(image => image.naturalWidth)"
-    assert all(window.page.evaluate(shown, node["id"])[0] >= width for node in nodes)
+    shown = "id => app.graph.getNodeById(id).imgs?.[0].naturalWidth ?? 0"
+    window.until(lambda: all(
+        window.page.evaluate(shown, node["id"]) >= width for node in nodes), seconds=20)
     window.said_nothing()
 
 

@@ -1,13 +1,11 @@
 """The changed words under the controller's targets, what is said of them, and picking them."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Locator
 
-from development import editing
-from development.examples import FOLDER
+from development import examples
 from tests import golden
 from tests.graphs import CONTROL, INVERT
 
@@ -20,7 +18,7 @@ NODE = "const node = app.graph._nodes.find(node => node.type === kind)"
 
 @pytest.fixture
 def demo(either: "Window") -> "Window":
-    either.load(editing.load_graph())
+    either.load(examples.workflow("Demo"))
     return either
 
 
@@ -93,7 +91,7 @@ def test_each_line_shows_what_it_strikes_and_what_it_adds(demo: "Window") -> Non
 
 
 def test_four_lines_all_fit(demo: "Window") -> None:
-    demo.load(json.loads((FOLDER / "Several edits at once.json").read_text(encoding="utf-8")))
+    demo.load(examples.workflow("Several edits at once"))
     assert len(lines(demo)) == 4
     heights = panel(demo).evaluate("panel => [panel.scrollHeight, panel.clientHeight]")
     assert heights[0] <= heights[1]
@@ -332,12 +330,12 @@ def test_a_saved_graph_is_whole_beside_an_unsaved_widget_of_another_extension(
 ) -> None:
     demo.page.evaluate(f"""kind => {{ {NODE}
         node.addWidget('button', 'theirs', null, () => {{}}).serialize = false }}""", CONTROL)
-    assert values(demo.graph(), CONTROL) == values(editing.load_graph(), CONTROL)
+    assert values(demo.graph(), CONTROL) == values(examples.workflow("Demo"), CONTROL)
     demo.said_nothing()
 
 
 def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -> None:
-    shipped = values(editing.load_graph(), CONTROL)
+    shipped = values(examples.workflow("Demo"), CONTROL)
     assert values(demo.graph(), CONTROL) == shipped
     demo.load(demo.graph())
     assert values(demo.graph(), CONTROL) == shipped

@@ -1,26 +1,24 @@
-"""Set-up without a network: places, steps that are interrupted, failures as one sentence."""
+"""Set-up without a network: places, set-ups that are interrupted, failures as one sentence."""
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
+import re
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import dev
-from development import environment, packages, places, steps
-from development.packages import Installer
-from development.steps import SetupError, Step, StepList
+from development import environment, places
+from development.environment import HOST_VERSION, SetupError
 
 
 @pytest.mark.parametrize(
@@ -35,8 +33,15 @@ from development.steps import SetupError, Step, StepList
         ("win32", {"STYLEDIFFUSION_CACHE": "/mine", "LOCALAPPDATA": "/local"}, "/mine"),
     ],
 )
-def test_cache_root(platform: str, variables: dict[str, str], expected: str) -> None:
-    assert places.cache_root(platform, variables) == Path(expected).expanduser()
+def test_cache_root(
+    platform: str, variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STYLEDIFFUSION_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(places, "sys", SimpleNamespace(platform=platform))
+    assert places.cache_root() == Path(expected).expanduser()
 
 
 def test_pins_are_exact_and_decide_the_directory(
@@ -46,14 +51,15 @@ def test_pins_are_exact_and_decide_the_directory(
     names = {line.split("==")[0] for line in lines}
     assert {"torch", "torchvision", "torchaudio", *environment.TOOLS} <= names
     assert all(line.count("==") == 1 for line in lines)
-    key = environment.pins_key()
+    keys = {environment.pins_key(version) for version in environment.CARRIERS}
+    assert len(keys) == len(environment.CARRIERS) and environment.pins_key() in keys
     changed = tmp_path / "pins.txt"
     changed.write_text(environment.PINS.read_text() + "another==1.0\n")
     monkeypatch.setattr(environment, "PINS", changed)
-    assert environment.pins_key() != key
+    assert environment.pins_key() not in keys
 
 
-def test_base_directories_are_the_clones_own(tmp_path: Path) -> None:
+def test_base_directories_are_the_clones_and_the_hosts_own(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
@@ -62,17 +68,18 @@ def test_base_directories_are_the_clones_own(tmp_path: Path) -> None:
     assert (base / "custom_nodes" / places.PACK_NAME).resolve() == one
     assert places.prepare_base(tmp_path, "demo", other) != base
     assert places.prepare_base(tmp_path, "test", one) != base
+    of_hosts = {environment.Environment(Path(sys.executable), host, tmp_path).base_directory("demo")
+                for host in (one, other)}
+    assert len(of_hosts) == 2
 
 
-@pytest.mark.parametrize("before", ["nothing", "elsewhere", "dangling", "copy"])
+@pytest.mark.parametrize("before", ["nothing", "elsewhere", "dangling"])
 def test_link_is_refreshed(tmp_path: Path, before: str) -> None:
     clone, link = tmp_path / "clone", tmp_path / "link"
     clone.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.txt").touch()
-    if before == "copy":
-        shutil.copytree(tmp_path / "elsewhere", link)
-    elif before != "nothing":
+    if before != "nothing":
         link.symlink_to(tmp_path / before)
     places.link_pack(link, clone)
     places.link_pack(link, clone)
@@ -80,160 +87,12 @@ def test_link_is_refreshed(tmp_path: Path, before: str) -> None:
     assert (tmp_path / "elsewhere" / "kept.txt").exists()
 
 
-def writing(directory: Path, folder: str, ran: list[str], name: str) -> Step:
-    """A step that writes a file named after itself and remembers that it ran."""
-
-    def work() -> None:
-        (directory / folder).mkdir(exist_ok=True)
-        (directory / folder / name).touch()
-        ran.append(name)
-
-    return Step(name, f"Doing {name}", folder, name, 0.0, work)
-
-
-def test_finished_steps_are_not_run_again(tmp_path: Path) -> None:
-    ran: list[str] = []
-    told: list[str] = []
-    wanted = StepList(tmp_path, [writing(tmp_path, "f", ran, "one")])
-    assert not wanted.finished()
-    wanted.run(told.append)
-    assert wanted.finished()
-    wanted.run(told.append)
-    assert ran == ["one"]
-    assert told == ["[1/1] Doing one"]
-
-
-def test_killed_step_is_redone_from_clean(tmp_path: Path) -> None:
-    code = f"""
-import os, sys
-sys.path.insert(0, {str(places.ROOT)!r})
-from pathlib import Path
-from development.steps import Step, StepList
-here = Path({str(tmp_path)!r})
-def first():
-    (here / "f").mkdir(); (here / "f/one").touch()
-def second():
-    (here / "f/half").touch(); os._exit(9)
-steps = [Step("one", "", "f", "one", 0, first), Step("two", "", "f", "two", 0, second)]
-StepList(here, steps).run(print)
-"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 9
-    assert (tmp_path / "f" / "half").exists()
-    ran: list[str] = []
-    told: list[str] = []
-    wanted = [writing(tmp_path, "f", ran, name) for name in ("one", "two")]
-    assert not StepList(tmp_path, wanted).finished()
-    StepList(tmp_path, wanted).run(told.append)
-    assert ran == ["one", "two"]
-    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["one", "two"]
-    assert "did not finish" in told[0]
-
-
-def test_failed_step_is_redone_and_others_folders_stay(tmp_path: Path) -> None:
-    ran: list[str] = []
-
-    def fail() -> None:
-        raise SetupError("no network")
-
-    first = writing(tmp_path, "g", ran, "one")
-    with pytest.raises(SetupError, match="no network"):
-        StepList(tmp_path, [first, Step("two", "", "f", "two", 0.0, fail)]).run(print)
-    StepList(tmp_path, [first, writing(tmp_path, "f", ran, "two")]).run(print)
-    assert ran == ["one", "two"]
-
-
-def test_step_whose_proof_is_gone_is_redone(tmp_path: Path) -> None:
-    ran: list[str] = []
-    wanted = StepList(tmp_path, [writing(tmp_path, "f", ran, "one")])
-    wanted.run(print)
-    (tmp_path / "f" / "one").unlink()
-    assert not wanted.finished()
-    wanted.run(print)
-    assert ran == ["one", "one"]
-
-
-def test_low_disk_is_told_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps.shutil, "disk_usage", lambda _: SimpleNamespace(free=2.5e9))
-    step = Step("big", "Big", "f", "x", 9.0, lambda: pytest.fail("was run"))
-    with pytest.raises(SetupError, match=r"needs 9\.0 GB in .* 2\.5 GB are free"):
-        StepList(tmp_path, [step]).run(print)
-
-
-def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    def fill() -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(SetupError, match="disk is full"):
-        StepList(tmp_path, [Step("big", "Big", "f", "x", 0.0, fill)]).run(print)
-
-
-def test_second_set_up_waits_for_the_first(tmp_path: Path) -> None:
-    told: list[str] = []
-    got = threading.Event()
-
-    def second() -> None:
-        with steps.locked(tmp_path / "lock", told.append, poll_seconds=0.01):
-            got.set()
-
-    with steps.locked(tmp_path / "lock", print):
-        thread = threading.Thread(target=second)
-        thread.start()
-        time.sleep(0.1)
-        assert not got.is_set()
-    thread.join(5)
-    assert got.is_set()
-    assert told == [f"Another set-up is running (process {os.getpid()}); waiting for it to end."]
-
-
-def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text("999999")
-    told: list[str] = []
-    with steps.locked(tmp_path / "lock", told.append):
-        pass
-    assert told == []
-
-
-def run_fake_pip(directory: Path, says: str) -> None:
-    code = "import sys; print(sys.argv[1]); sys.exit(1)"
-    Installer(directory, print).run([sys.executable, "-c", code, says], "fetching ComfyUI")
-
-
-@pytest.mark.parametrize(
-    ("says", "sentence"),
-    [
-        ("Retrying ... Failed to establish a new connection: NewConnectionError", "not be reached"),
-        ("[Errno -3] Temporary failure in name resolution", "could not be reached"),
-        ("ERROR: Could not install: [Errno 28] No space left on device", "disk became full"),
-        ("ensurepip is not available", "has no venv module"),
-        ("ERROR: No matching distribution found for torch==9.9", "gave no torch==9.9 for this"),
-        ("error: metadata-generation-failed", "Something failed while fetching ComfyUI"),
-    ],
-)
-def test_failed_command_is_one_sentence_that_names_the_log(
-    tmp_path: Path, says: str, sentence: str
-) -> None:
-    with pytest.raises(SetupError, match=sentence) as caught:
-        run_fake_pip(tmp_path, says)
-    assert str(tmp_path / "setup.log") in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert says in (tmp_path / "setup.log").read_text()
-
-
-def test_disk_that_was_full_meanwhile_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packages.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
-    with pytest.raises(SetupError, match="disk became full"):
-        run_fake_pip(tmp_path, "")
-
-
-def test_only_the_failed_commands_own_words_count(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="could not be reached"):
-        run_fake_pip(tmp_path, "NewConnectionError")
-    with pytest.raises(SetupError, match="Something failed"):
-        run_fake_pip(tmp_path, "a compiler is missing")
+def test_a_folder_with_files_is_never_taken_for_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "kept.txt").touch()
+    with pytest.raises(OSError):
+        places.link_pack(tmp_path / "link", tmp_path)
+    assert (tmp_path / "link" / "kept.txt").exists()
 
 
 def archive(path: Path, files: dict[str, str]) -> Path:
@@ -242,28 +101,185 @@ def archive(path: Path, files: dict[str, str]) -> Path:
             member = tarfile.TarInfo(name)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
-        link = tarfile.TarInfo("x-1.0/vendor/Host/link")
+        link = tarfile.TarInfo("x-1.0/vendor/ComfyUI/link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     return path
 
 
-def test_unpack_takes_one_folder_and_no_links(tmp_path: Path) -> None:
-    files = {
-        "x-1.0/setup.py": "no",
-        "x-1.0/vendor/Host/main.py": "yes",
-        "x-1.0/vendor/Host/a/b.py": "b",
-    }
-    packages.unpack(archive(tmp_path / "x.tar.gz", files), "vendor/Host", tmp_path / "host")
-    found = {p.relative_to(tmp_path / "host").as_posix() for p in (tmp_path / "host").rglob("*.*")}
-    assert found == {"main.py", "a/b.py"}
-    assert not (tmp_path / "host" / "link").exists()
+HOST_FILES = {"x-1.0/setup.py": "no", "x-1.0/vendor/ComfyUI/main.py": "yes",
+              "x-1.0/vendor/ComfyUI/a/b.py": "b", "x-1.0/vendor/ComfyUI/requirements.txt": "torch"}
 
 
-def test_unpack_refuses_names_that_lead_elsewhere(tmp_path: Path) -> None:
-    bad = archive(tmp_path / "x.tar.gz", {"x-1.0/vendor/Host/../../../evil": "no"})
-    with pytest.raises(SetupError, match="unsafe name"):
-        packages.unpack(bad, "vendor/Host", tmp_path / "host")
+def test_unpack_takes_one_folder_and_neither_links_nor_names_that_lead_elsewhere(
+    tmp_path: Path
+) -> None:
+    (tmp_path / "archive").mkdir()
+    evil = {"x-1.0/vendor/ComfyUI/../../../evil": "no", "x-1.0/vendor/ComfyUI/../evil": "no"}
+    environment.unpack(archive(tmp_path / "archive" / "x.tar.gz", {**HOST_FILES, **evil}),
+                       tmp_path / "host")
+    found = {p.relative_to(tmp_path / "host").as_posix() for p in (tmp_path / "host").rglob("*")}
+    assert found == {"main.py", "requirements.txt", "a", "a/b.py"}
+    assert not list(tmp_path.rglob("evil"))
+
+
+class Programs:
+    """Stands in for pip and uv: notes what is called, makes what is wanted, fails when told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fails_at = ""
+
+    def __call__(self, cache: Path, what: str, command: Sequence[str]) -> None:
+        self.calls.append(what)
+        if self.fails_at and self.fails_at in what:
+            raise SetupError(f"no network while {what}")
+        if "virtual environment of" in what:
+            (Path(command[-1]) / environment.VENV_PYTHON).parent.mkdir(parents=True)
+            (Path(command[-1]) / environment.VENV_PYTHON).touch()
+            (Path(command[-1]) / "pyvenv.cfg").write_text("version_info = 3.11.7\n")
+        elif "virtual environment" in what:
+            Path(command[-1]).mkdir()
+        elif "ComfyUI" in what and "-d" in command:
+            archive(Path(command[command.index("-d") + 1]) / "x.tar.gz", HOST_FILES)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setenv("STYLEDIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(environment, "find_interpreter", lambda uv: "/usr/bin/python3.11")
+    monkeypatch.setattr(environment, "gigabytes_free", lambda folder: 20.0)
+    programs = Programs()
+    monkeypatch.setattr(environment, "call", programs)
+    return programs
+
+
+def test_a_set_up_is_done_once_and_a_part_that_is_lost_is_made_anew(programs: Programs) -> None:
+    told: list[str] = []
+    found = environment.ensure(told.append)
+    assert (found.host / "main.py").read_text() == "yes" and found.python.exists()
+    assert [path.name for path in found.cache.glob("*") if path.is_dir()] == [
+        environment.pins_key()]
+    assert "Setting up ComfyUI 0.30.0" in told[0]
+    calls = len(programs.calls)
+    assert environment.ensure(told.append) == found and len(programs.calls) == calls
+    (found.host / "main.py").unlink()
+    assert (environment.ensure().host / "main.py").exists() and len(programs.calls) == 2 * calls
+
+
+@pytest.mark.parametrize("what", ["fetching uv", "of Python", "fetching ComfyUI", "torch"])
+def test_what_a_set_up_that_failed_has_left_is_no_environment_and_goes_with_the_next(
+    programs: Programs, what: str
+) -> None:
+    programs.fails_at = what
+    with pytest.raises(SetupError, match="no network while"):
+        environment.ensure()
+    cache = places.cache_root()
+    assert not (cache / environment.pins_key()).exists()
+    (left,) = cache.glob(environment.UNFINISHED + "*")
+    programs.fails_at = ""
+    assert environment.ensure().is_complete() and not left.exists()
+
+
+def test_another_version_of_the_host_has_an_environment_of_its_own(programs: Programs) -> None:
+    usual, other = environment.ensure(), environment.ensure(print, "0.24.0")
+    assert usual != other and usual.is_complete() and other.is_complete()
+    with pytest.raises(SetupError, match=r"ComfyUI 0\.1 cannot be had; these can: 0\.30\.0, "):
+        environment.ensure(print, "0.1")
+
+
+def test_low_disk_is_told_before_anything_is_done(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "gigabytes_free", lambda folder: 2.5)
+    with pytest.raises(SetupError, match=r"needs 9 GB in .* 2\.5 GB are free"):
+        environment.ensure()
+    assert programs.calls == []
+    (places.cache_root() / "uv").mkdir()
+    environment.ensure()
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STYLEDIFFUSION_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(SetupError, match="STYLEDIFFUSION_CACHE moves it"):
+        environment.ensure()
+
+
+def test_a_program_that_fails_has_told_why_and_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import os, sys; print(os.environ['UV_CACHE_DIR'], file=sys.stderr); sys.exit(2)"
+    with pytest.raises(SetupError, match=r"failed while fetching uv.*GB are free") as caught:
+        environment.call(tmp_path, "fetching uv", [sys.executable, "-c", code])
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err.strip() == str(tmp_path / "uv")
+
+
+@pytest.mark.parametrize("version, minor, machine, exact, constrained", [
+    (HOST_VERSION, 11, "x86_64", True, True),
+    (HOST_VERSION, 12, "x86_64", False, False),
+    (HOST_VERSION, 11, "aarch64", False, False),
+    ("0.24.0", 11, "x86_64", False, True),
+])
+def test_the_exact_set_is_installed_where_it_was_proven_and_else_what_the_host_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, minor: int, machine: str,
+    exact: bool, constrained: bool,
+) -> None:
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    monkeypatch.setattr(environment.platform, "machine", lambda: machine)
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "pyvenv.cfg").write_text(f"version_info = 3.{minor}.7\n")
+    asked = environment.packages(version, tmp_path / "venv", tmp_path / "host")
+    if exact:
+        assert asked == ["--no-deps", "-r", str(environment.PINS)]
+        return
+    assert {"torch", "-r", str(tmp_path / "host" / "requirements.txt")} <= set(asked)
+    assert any(re.fullmatch(r"pytest==[\d.]+", part) for part in asked)
+    kept = Path(asked[asked.index("--constraints") + 1]).read_text()
+    assert ("torch==" in kept) == constrained and "comfy" not in kept
+
+
+def test_second_set_up_waits_for_the_first(tmp_path: Path) -> None:
+    told: list[str] = []
+    got = threading.Event()
+
+    def second() -> None:
+        with environment.alone(tmp_path, told.append):
+            got.set()
+
+    with environment.alone(tmp_path, print):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.4)
+        assert not got.is_set()
+    thread.join(10)
+    assert got.is_set()
+    assert told == ["Another set-up is running; waiting for it to end."]
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(places.ROOT)!r})
+from pathlib import Path
+from development.environment import alone
+with alone(Path({str(tmp_path)!r}), print):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    told: list[str] = []
+    with environment.alone(tmp_path, told.append):
+        pass
+    assert told == []
 
 
 @pytest.fixture
@@ -329,25 +345,52 @@ def test_wrong_host_path_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         environment.ensure()
 
 
-def interpreter_with(
-    monkeypatch: pytest.MonkeyPatch, running: tuple[int, int], others: dict[tuple[int, int], str]
-) -> Callable[[], Path]:
-    fake = SimpleNamespace(version_info=(*running, 0), executable="/running", platform="linux")
-    monkeypatch.setattr(environment, "sys", fake)
-    answer = {version: Path(path) for version, path in others.items()}
-    monkeypatch.setattr(environment, "python_on_path", answer.get)
-    return environment.find_interpreter
+def test_another_host_is_asked_for_by_its_version(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SetupError, match=r"COMFYUI_PATH names a ComfyUI .* unset it for 0\.24\.0"):
+        dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
+    asked: list[str] = []
+    found = environment.ensure()
+    monkeypatch.setattr(environment.Environment, "run", lambda self, *command: 0)
+    monkeypatch.setattr(environment, "ensure",
+                        lambda report, version: asked.append(version) or found)
+    dev.dispatch("test", ["-k", "help"])
+    dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
+    assert asked == [HOST_VERSION, "0.24.0"]
 
 
-def test_interpreter_is_311_then_this_one_then_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = interpreter_with(monkeypatch, (3, 12), {(3, 11): "/eleven"})
-    assert choose() == Path("/eleven")
-    choose = interpreter_with(monkeypatch, (3, 11), {(3, 12): "/twelve"})
-    assert choose() == Path("/running")
-    choose = interpreter_with(monkeypatch, (3, 13), {(3, 12): "/twelve"})
-    assert choose() == Path("/running")
-    choose = interpreter_with(monkeypatch, (3, 9), {(3, 12): "/twelve"})
-    assert choose() == Path("/twelve")
-    choose = interpreter_with(monkeypatch, (3, 9), {})
-    with pytest.raises(SetupError, match=r"Python 3\.10 to 3\.13 is needed .* this is 3\.9"):
-        choose()
+@pytest.mark.skipif(sys.platform == "win32", reason="shells there start nothing deaf to Ctrl-C")
+def test_what_a_shell_has_started_in_the_background_can_be_interrupted_all_the_same() -> None:
+    code = """
+import signal, dev
+dev.dispatch = lambda *rest: print(signal.getsignal(signal.SIGINT).__name__) or 0
+dev.main(["serve"])
+"""
+    shell = ["sh", "-c", '"$0" -c "$1" & wait', sys.executable, code]
+    said = subprocess.run(shell, cwd=places.ROOT, capture_output=True, text=True)
+    assert said.stdout == "default_int_handler\n"
+
+
+def test_interpreter_is_311_then_this_one_then_another_and_else_one_that_uv_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: dict[str, str] = {}
+
+    def asked(command: list[str], **options: object) -> SimpleNamespace:
+        found = there.get(command[-1])
+        return SimpleNamespace(returncode=0 if found else 2, stdout=f"{found}\n")
+
+    monkeypatch.setattr(environment.subprocess, "run", asked)
+    monkeypatch.setattr(environment.sys, "executable", "/running")
+    for running, found, expected in (
+        ((3, 12), {"3.11": "/eleven", "/running": "/running"}, "/eleven"),
+        ((3, 13), {"/running": "/running", ">=3.10,<3.14": "/twelve"}, "/running"),
+        ((3, 9), {"/running": "/running", ">=3.10,<3.14": "/twelve"}, "/twelve"),
+        ((3, 14), {"/running": "/running", ">=3.10,<3.14": "/ten"}, "/ten"),
+        ((3, 9), {}, "3.11"),
+    ):
+        there.clear()
+        there.update(found)
+        monkeypatch.setattr(environment.sys, "version_info", running)
+        assert environment.find_interpreter(["uv"]) == expected

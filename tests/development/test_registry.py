@@ -20,6 +20,7 @@ from tests import archive
 from tests.archive import ROOT
 
 GITHUB = ROOT / ".github"
+DEVELOPERS = "workflows/api/"
 SERVED = ("web/", "workflows/", "locales/", "subgraphs/")
 PLAIN = {"LICENSE", "README.md", "pyproject.toml", "requirements.txt"}
 SYSTEMS = ("Microsoft", "POSIX", "MacOS", "OS Independent")
@@ -115,9 +116,11 @@ def test_the_archive_has_all_that_is_needed_and_no_other_code(shipped: set[str])
         {path.relative_to(ROOT).as_posix() for path in paths}
         for paths in (modules, needed_data(modules)))
     assert "demo/weights.safetensors" in data
-    served = {name for name in archive.listed("--exclude-standard") if name.startswith(SERVED)}
+    served = {name for name in archive.listed("--exclude-standard")
+              if name.startswith(SERVED) and not name.startswith(DEVELOPERS)}
     assert {"web/docs/StyleDiffusionSample.md", "subgraphs/StyleDiffusion edit.json"} <= served
     assert code | data | served | PLAIN <= shipped
+    assert not any(name.startswith(DEVELOPERS) for name in shipped)
     assert {name for name in shipped if name.endswith(".py")} == code
 
 

@@ -7,11 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from development import editing
+from development import editing, examples
 from development.environment import ensure
-from development.graph import to_prompt
 from development.places import BASE_FOLDERS, PACK_NAME
-from development.server import NO_PROXY, Server
+from development.server import Server
 from tests import archive, logs
 from tests.graphs import short
 
@@ -38,20 +37,13 @@ def pack(unpacked: Path) -> Path:
     return unpacked / "custom_nodes" / PACK_NAME
 
 
-def fetch(server: Server, path: str) -> bytes:
-    """What the server has under an address."""
-    with NO_PROXY.open(server.url + path, timeout=60) as answer:
-        content: bytes = answer.read()
-        return content
-
-
 def test_every_node_is_there_and_has_its_help_page(served: Server, pack: Path) -> None:
     listed = {name for name, node in served.object_info().items()
               if node["python_module"] == f"custom_nodes.{PACK_NAME}"}
     pages = {path.stem: path.read_bytes() for path in (pack / "web" / "docs").glob("*.md")}
     assert listed == pages.keys() and len(listed) >= 14
     for name, page in pages.items():
-        assert fetch(served, f"/extensions/{PACK_NAME}/docs/{name}.md") == page
+        assert served.get(f"/extensions/{PACK_NAME}/docs/{name}.md") == page
 
 
 def test_every_template_has_its_thumbnail(served: Server, pack: Path) -> None:
@@ -59,8 +51,8 @@ def test_every_template_has_its_thumbnail(served: Server, pack: Path) -> None:
     assert set(templates) == {path.stem for path in (pack / "workflows").glob("*.json")}
     for name in templates:
         address = f"/api/workflow_templates/{PACK_NAME}/{quote(name)}"
-        assert json.loads(fetch(served, f"{address}.json"))["nodes"]
-        assert fetch(served, f"{address}.jpg").startswith(b"\xff\xd8\xff")
+        assert json.loads(served.get(f"{address}.json"))["nodes"]
+        assert served.get(f"{address}.jpg").startswith(b"\xff\xd8\xff")
 
 
 def test_every_language_is_served(served: Server, pack: Path) -> None:
@@ -81,7 +73,7 @@ def test_every_subgraph_is_offered(served: Server, pack: Path) -> None:
 
 
 def test_the_demo_graph_runs_and_nobody_complains(served: Server) -> None:
-    prompt = short(to_prompt(editing.load_graph(), served.object_info()))
+    prompt = short(examples.prompt("Demo"))
     (files,) = served.images(served.wait(served.queue(prompt))).values()
     pictures = editing.decoded(files)
     assert len(pictures) == 3 and all(picture.std() > 0.02 for picture in pictures)

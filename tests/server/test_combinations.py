@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import Server
 from tests.graphs import CONTROL, INVERT, changed, short
 
@@ -18,7 +18,7 @@ REFINE = ["a painting of a big brown cat in the city", "a painting of a cat in t
 
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
-    return short(to_prompt(editing.load_graph(), server.object_info()))
+    return short(examples.prompt("Demo"))
 
 
 def shaped(prompt: Prompt, shape: str) -> Prompt:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import Server
 from stylediffusion.drawing.metrics import psnr
 from tests.graphs import LEARN, PREFIX, SAMPLE, short
@@ -13,7 +13,7 @@ PROMPTS = PREFIX + "LearnPromptEmbedding"
 
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
-    return short(to_prompt(editing.load_graph(), server.object_info()))
+    return short(examples.prompt("Demo"))
 
 
 def with_companion(prompt: Prompt, kind: str) -> Prompt:

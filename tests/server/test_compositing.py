@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from demo import scenes
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import ExecutionError, Server
 from tests.graphs import CONTROL, SAMPLE, short
 from training import trials
@@ -32,7 +32,7 @@ def photo() -> bytes:
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
     """The photo is scaled to 133 x 131, which the VAE crops to 128 x 128."""
-    prompt = short(to_prompt(editing.load_graph(), server.object_info()))
+    prompt = short(examples.prompt("Demo"))
     scene, encode, decode = (editing.node_of(prompt, kind) for kind in (SCENE, ENCODE, DECODE))
     prompt[scene] = {"class_type": "LoadImage", "inputs": {
         "image": server.upload_image("larger.png", photo())}}

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from development import editing
+from development import editing, examples
 from development.environment import ensure
-from development.graph import Prompt, to_prompt
+from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server
 from tests.bases import base_directory
 from tests.graphs import CONTROL, changed, short
@@ -48,7 +48,7 @@ def only(prompt: Prompt, node: str) -> Prompt:
 
 @pytest.mark.parametrize("word", [TIGER, "\ud800", "\U0001f431"])
 def test_the_next_graph_runs_after_an_error_that_quotes(narrow: Server, word: str) -> None:
-    graph = short(to_prompt(editing.load_graph(), narrow.object_info()))
+    graph = short(examples.prompt("Demo"))
     with pytest.raises(ExecutionError, match="written in words, is not a word of"):
         narrow.wait(narrow.queue(only(looking_for(graph, word), "heat")))
     entry = narrow.wait(narrow.queue(only(looking_for(graph, ""), "heat")))
@@ -57,7 +57,7 @@ def test_the_next_graph_runs_after_an_error_that_quotes(narrow: Server, word: st
 
 @pytest.mark.parametrize("word", [TIGER, "\ud800"])
 def test_a_refusal_that_quotes_leaves_the_server_answering(narrow: Server, word: str) -> None:
-    graph = short(to_prompt(editing.load_graph(), narrow.object_info()))
+    graph = short(examples.prompt("Demo"))
     with pytest.raises(PromptRejected, match="is not a number"):
         narrow.queue(changed(graph, CONTROL, emphasis=f"{word}: {word}"))
     assert narrow.object_info()[FAILING]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from demo import scenes
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import (
     ExecutionError,
     ExecutionInterrupted,
@@ -20,7 +20,7 @@ from training import trials
 
 @pytest.fixture(scope="module")
 def shipped(server: Server) -> Prompt:
-    return to_prompt(editing.load_graph(), server.object_info())
+    return examples.prompt("Demo")
 
 
 @pytest.fixture(scope="module")

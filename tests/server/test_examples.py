@@ -1,4 +1,4 @@
-"""Every example graph runs to the end in the real ComfyUI, and is what the generator draws."""
+"""Every example graph runs to the end in the real ComfyUI, with all that its nodes have now."""
 
 import io
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from demo import scenes
-from development import examples, parts
-from development.graph import Prompt, to_prompt
+from development import examples
+from development.examples import EXAMPLES, Prompt
 from development.server import Server
 from tests import checkpoints
 from tests.host.test_vision import tower_file
@@ -19,18 +19,21 @@ from training import trials
 
 OUTLETS = ("SaveImage", "StyleDiffusionComparisonSheet", "StyleDiffusionTauSweep",
            "StyleDiffusionHeatmaps")
-PHOTOS = [name for name in examples.EXAMPLES if name.startswith("Edit a photo")]
-OTHERS = [name for name in examples.EXAMPLES if name not in (*PHOTOS, "Edit a saved inversion")]
-NEEDED = {"checkpoints": parts.CHECKPOINT["name"], "clip_vision": parts.VISION["name"],
-          "loras": parts.LORA, "controlnet": parts.CONTROL_NET["name"]}
+OPENS_A_FILE = "Edit a saved inversion"
+PHOTOS = [name for name in EXAMPLES if name.startswith("Edit a photo")]
+OTHERS = [name for name in EXAMPLES if name not in (*PHOTOS, OPENS_A_FILE)]
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+LORA, PHOTO = "your_lora.safetensors", "example.png"
 pytestmark = pytest.mark.usefixtures("silent")
 
 
 @pytest.fixture(scope="module")
 def equipped(server: Server) -> Iterator[Server]:
     """The server with random weights by the names of the downloads, and a small photo."""
-    models = server.base / "models"
-    paths: dict[str, Path] = {folder: models / folder / name for folder, name in NEEDED.items()}
+    named = {"loras": LORA, **{model["directory"]: model["name"]
+                               for name in PHOTOS for model in examples.models(name)}}
+    paths: dict[str, Path] = {folder: server.base / "models" / folder / name
+                              for folder, name in named.items()}
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.checkpoint(paths["checkpoints"])
@@ -39,14 +42,10 @@ def equipped(server: Server) -> Iterator[Server]:
     save_file(tower_file(), paths["clip_vision"])
     photo = io.BytesIO()
     scenes.draw(trials.DEMO.scene).save(photo, "PNG")
-    server.upload_image(parts.PHOTO, photo.getvalue())
+    server.upload_image(PHOTO, photo.getvalue())
     yield server
     for path in paths.values():
         path.unlink()
-
-
-def graph(server: Server, name: str) -> dict[str, Any]:
-    return examples.drawn(server.object_info(), name)
 
 
 def short(prompt: Prompt) -> Prompt:
@@ -61,7 +60,7 @@ def short(prompt: Prompt) -> Prompt:
 
 def pictures(server: Server, name: str) -> dict[str, int]:
     """How many pictures each node that shows some gave, by its type."""
-    prompt = short(to_prompt(graph(server, name), server.object_info()))
+    prompt = short(examples.prompt(name))
     images = server.images(server.wait(server.queue(prompt)))
     for files in images.values():
         for data in files:
@@ -70,16 +69,35 @@ def pictures(server: Server, name: str) -> dict[str, int]:
     return {prompt[node]["class_type"]: len(files) for node, files in images.items()}
 
 
-@pytest.mark.parametrize("name", examples.EXAMPLES)
-def test_the_shipped_graph_is_what_the_node_definitions_give(server: Server, name: str) -> None:
-    """Otherwise `python3 dev.py graphs` draws it anew."""
-    shipped = (examples.FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    assert shipped == examples.as_text(graph(server, name))
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    return isinstance(kind, list) or (kind in WIDGETS and not options.get("forceInput"))
 
 
-def test_every_shipped_graph_is_an_example_with_a_thumbnail() -> None:
-    names = {path.stem for path in examples.FOLDER.glob("*.json")}
-    assert names == set(examples.EXAMPLES) == {p.stem for p in examples.FOLDER.glob("*.jpg")}
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_graph_has_a_value_for_every_input_that_its_nodes_have_now(
+    server: Server, name: str
+) -> None:
+    """Otherwise `python3 dev.py graphs` adds it."""
+    info = server.object_info()
+    for node in examples.prompt(name).values():
+        definition = info[node["class_type"]]["input"]
+        specs = {**definition["required"], **definition.get("optional", {})}
+        inputs = {key: (spec[0], (spec[1:] or [{}])[0]) for key, spec in specs.items()}
+        shown = {key for key, spec in inputs.items() if is_widget(*spec)}
+        assert definition["required"].keys() | shown <= node["inputs"].keys() <= inputs.keys()
+
+
+def test_every_shipped_graph_has_a_thumbnail_and_an_api_form() -> None:
+    assert len(EXAMPLES) == 12 and set(EXAMPLES) == {
+        path.stem for path in examples.FOLDER.glob("*.jpg")} == {
+        path.stem for path in examples.API.iterdir()}
+
+
+def test_the_demo_is_of_the_trial_chosen_before_training() -> None:
+    for name in ("Demo", "Save an inversion", "See where words look"):
+        (prompt,) = (node["inputs"]["prompt"] for node in examples.prompt(name).values()
+                     if node["class_type"] == "StyleDiffusionDDIMInvert")
+        assert prompt == scenes.caption(trials.DEMO.scene)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -96,7 +114,7 @@ def test_a_graph_with_downloads_runs_on_random_weights(equipped: Server, name: s
 
 def test_an_inversion_that_was_saved_is_edited_by_the_other_graph(server: Server) -> None:
     pictures(server, "Save an inversion")
-    prompt = short(to_prompt(graph(server, "Edit a saved inversion"), server.object_info()))
+    prompt = short(examples.prompt(OPENS_A_FILE))
     (loader,) = (node for node in prompt.values()
                  if node["class_type"] == "StyleDiffusionLoadInversion")
     choices = server.object_info()["StyleDiffusionLoadInversion"]["input"]["required"]["file"]

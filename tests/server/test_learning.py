@@ -10,9 +10,9 @@ import aiohttp
 import psutil
 import pytest
 
-from development import editing
+from development import editing, examples
 from development.environment import ensure
-from development.graph import Prompt, to_prompt
+from development.examples import Prompt
 from development.server import ExecutionInterrupted, Server, ServerError
 from stylediffusion.drawing.metrics import psnr
 from tests import logs
@@ -26,7 +26,7 @@ FIRST_STEP = 12  # of the bar: the evaluations of the fast preset's first step
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
     """Eight steps of learning, of a picture no other test learns."""
-    prompt = to_prompt(editing.load_graph(), server.object_info())
+    prompt = examples.prompt("Demo")
     return changed(changed(prompt, INVERT, steps=8), SCENE, seed=11)
 
 
@@ -92,7 +92,7 @@ def test_a_crashed_run_goes_on_in_the_next_server() -> None:
     environment = ensure()
     base = base_directory(environment, "crash")
     with Server(environment.python, environment.host, base) as server:
-        graph = to_prompt(editing.load_graph(), server.object_info())
+        graph = examples.prompt("Demo")
         graph = changed(changed(graph, INVERT, steps=8), SCENE, seed=12)
         assert server._process is not None
         kill = (os.kill, server._process.pid, signal.SIGKILL)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import ExecutionError, Server
 from tests.graphs import CONTROL, INVERT, SAMPLE, changed, short
 
@@ -17,7 +17,7 @@ PROMPT = "a painting of a red car in the snow"
 
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
-    return short(to_prompt(editing.load_graph(), server.object_info()))
+    return short(examples.prompt("Demo"))
 
 
 def natively(prompt: Prompt) -> Prompt:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import Server, cached_nodes
 from tests.graphs import CONTROL, short
 
@@ -45,7 +45,7 @@ def sample(server: Server, model: str, prefix: str) -> torch.Tensor:
 def test_the_hosts_ksampler_is_the_same_bit_for_bit_before_between_and_after(
     server: Server,
 ) -> None:
-    graph = short(to_prompt(editing.load_graph(), server.object_info()))
+    graph = short(examples.prompt("Demo"))
     model = editing.node_of(graph, "StyleDiffusionLoadDemoModel")
     before = sample(server, model, "before")
     server.wait(server.queue(graph))

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
 
 
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
-    return short(to_prompt(editing.load_graph(), server.object_info()))
+    return short(examples.prompt("Demo"))
 
 
 def loading(prompt: Prompt, file: str) -> Prompt:

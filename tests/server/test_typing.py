@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import PromptRejected, Server
 from tests import logs
 from tests.graphs import CONTROL, changed, short
@@ -16,7 +16,7 @@ ORANGE = "a painting of an orange cat in the city"
 
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
-    return short(to_prompt(editing.load_graph(), server.object_info()))
+    return short(examples.prompt("Demo"))
 
 
 def linked(prompt: Prompt, text: str) -> Prompt:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from demo import scenes
-from development import editing
-from development.graph import Prompt, to_prompt
+from development import editing, examples
+from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server, cached_nodes
 from stylediffusion.drawing.metrics import psnr
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
@@ -23,7 +23,7 @@ MODEL = "StyleDiffusionLoadDemoModel"
 @pytest.fixture(scope="module")
 def graph(server: Server) -> Prompt:
     """The demo graph, and all views of it: masks are shown as pictures too."""
-    prompt = short(to_prompt(editing.load_graph(), server.object_info()))
+    prompt = short(examples.prompt("Demo"))
 
     def at(kind: str, slot: int = 0) -> list[Any]:
         return [editing.node_of(prompt, kind), slot]

@@ -1,22 +1,16 @@
 """The shipped graphs: how large they are, and where their links run."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from development.examples import EXAMPLES, FOLDER
+from development.examples import EXAMPLES, workflow
 
 WIDEST, HIGHEST = 1687, 780  # 0.75 of a window of 1366x640 holds them and 20 more at a zoom of 0.6
 TITLE, SLOT = 30, 20
 Point = tuple[float, float]
 every_graph = pytest.mark.parametrize("name", EXAMPLES)
-
-
-def shipped(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def boxes(graph: dict[str, Any]) -> dict[int, tuple[float, float, float, float]]:
@@ -59,14 +53,14 @@ def test_a_line_through_a_box_is_found_and_one_along_its_edge_is_not() -> None:
 
 @every_graph
 def test_a_graph_is_no_larger_than_a_small_window_shows_readably(name: str) -> None:
-    found = boxes(shipped(name)).values()
+    found = boxes(workflow(name)).values()
     assert max(b[2] for b in found) - min(b[0] for b in found) <= WIDEST
     assert max(b[3] for b in found) - min(b[1] for b in found) <= HIGHEST
 
 
 @every_graph
 def test_no_link_runs_behind_a_node(name: str) -> None:
-    graph = shipped(name)
+    graph = workflow(name)
     behind = [(number, node) for number, corners in ways(graph)
               for one, other in zip(corners, corners[1:], strict=False)
               for node, box in boxes(graph).items() if meets(one, other, box)]
@@ -75,7 +69,7 @@ def test_no_link_runs_behind_a_node(name: str) -> None:
 
 @every_graph
 def test_every_node_stands_in_a_group_of_its_own_column(name: str) -> None:
-    graph = shipped(name)
+    graph = workflow(name)
     for left, top, right, bottom in boxes(graph).values():
         assert sum(x <= left and y <= top and right <= x + width and bottom <= y + height
                    for x, y, width, height in (g["bounding"] for g in graph["groups"])) == 1
