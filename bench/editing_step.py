@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference.textbook import Controller, Edit, Settings
 from stylediffusion.host import model as host_model
 from stylediffusion.host.edit.between_steps import BetweenSteps
 from stylediffusion.host.edit.guider import stacked
@@ -18,7 +19,6 @@ from stylediffusion.method.data import ValueEmbedding
 from stylediffusion.method.edit_plan import make_plan
 from stylediffusion.method.layers import supervising_layers
 from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
-from tests.textbook import Controller, Edit, Settings
 
 from .subjects import Subject, layers_of, on_stage
 

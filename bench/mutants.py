@@ -50,7 +50,7 @@ SWAPPED: dict[type[ast.AST], Any] = {
 }
 CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
 DROPPED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise)
-OWN = ("bench", "demo", "development", "stylediffusion", "tests")
+OWN = ("bench", "demo", "development", "reference", "stylediffusion", "tests", "training")
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "ran too long"
 Mutant = tuple[int, int, str]
 """Where in the source a change begins and ends, in bytes, and what stands there instead."""

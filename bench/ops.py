@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stylediffusion.host.edit.request import Edit
+from stylediffusion.host.model import vp_to_host
+
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
@@ -59,7 +62,7 @@ def control(subject: subjects.Subject, mode: str, count: int) -> Control:
 def walked(subject: subjects.Subject, contrast: float = 1.0) -> Trajectory:
     """An inversion of the subject's latent."""
     levels = make_levels(STEPS, training_alphas(subject.model))
-    samples = inversion.to_host(subject.model, contrast * subject.latent)
+    samples = vp_to_host(subject.model, contrast * subject.latent)
     found = inversion.run_inversion(subject.model, samples, subject.positive, levels)
     assert found.latents is not None
     return Trajectory(found.latents, levels, "", "", subject.positive, subject.negative,
@@ -81,7 +84,7 @@ def edited(subject: subjects.Subject, trajectory: Trajectory, edits: Control) ->
     width = subject.positive[0][0].shape[-1]
     embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width), torch.zeros(STEPS, TOKENS, width),
                                GUIDANCE, "", trajectory.fingerprint, ())
-    parts = sampling.sampling_parts(subject.model, trajectory, embedding, edits, GUIDANCE)
+    parts = sampling.sampling_parts(Edit(subject.model, trajectory, embedding, edits, GUIDANCE))
     return sampled(parts.guider.sample, parts.latent["samples"], trajectory)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from demo import loading, scenes
 from stylediffusion.drawing.metrics import psnr
-from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.edit.controller import WordOptions, make_control
+from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_prompt_embedding, learn_value_embedding
@@ -91,7 +92,7 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
     control = make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
         {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        Wishes(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
+        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
     return found
@@ -112,7 +113,7 @@ def run_preset(
             model, trajectory, tower, image, request_for(preset))
     seconds = clock() - started
     painted = parts.vae.decode(sample_edits(
-        parts.model, trajectory, embedding, control, 0.0, preset == "direct")["samples"])
+        Edit(parts.model, trajectory, embedding, control, 0.0, preset == "direct"))["samples"])
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
     return {"rows": counter.rows, "inner_steps": 0 if embedding is None else len(embedding.losses),

@@ -187,4 +187,4 @@ def layers_of(model: Any, options: dict[str, Any], sigma: Tensor, latent: Tensor
         comfy.samplers.calc_cond_batch(
             model.inner_model, [model.conds["positive"], None], latent, sigma.expand(1),
             with_patch(options, "attn2_patch", finder.patch))
-    return tuple(finder.found.values())
+    return tuple(finder.layers.values())

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from demo import scenes
 from stylediffusion.drawing.metrics import psnr
-from stylediffusion.host.edit.controller import Wishes, make_control
+from stylediffusion.host.edit.controller import WordOptions, make_control
+from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_value_embedding
 from stylediffusion.host.views.tau_sweep import sample_cells
@@ -34,7 +35,7 @@ NODE_DEFAULTS = "tau_s 0.6, tau_c 0.6, tau_v 0.5"
 
 
 @dataclass(frozen=True)
-class Edit:
+class SceneEdit:
     """A scene of an unseen triple and what it should become."""
 
     kind: str
@@ -49,7 +50,7 @@ class Edit:
         return ", ".join(dict.fromkeys([self.scene.things[0].name, self.wanted.things[0].name]))
 
 
-def chosen_edits() -> list[list[Edit]]:
+def chosen_edits() -> list[list[SceneEdit]]:
     """For each scene its four edits, by a seed."""
     rng, found = random.Random(SEED), []
     for triple in rng.sample(sorted(scenes.UNSEEN), SCENES):
@@ -60,13 +61,13 @@ def chosen_edits() -> list[list[Edit]]:
             "place": rng.choice([p for p in scenes.PLACES if p != triple[2]]),
             "style": next(s for s in scenes.STYLES if s != scene.style),
         }
-        found.append([Edit(kind, scene, scenes.edited(scene, **{name: value}))
+        found.append([SceneEdit(kind, scene, scenes.edited(scene, **{name: value}))
                       for kind, (name, value) in zip(KINDS, other.items(), strict=True)])
     return found
 
 
 @torch.inference_mode()
-def measured(parts: Parts, edits: list[Edit]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def measured(parts: Parts, edits: list[SceneEdit]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(kind, windows, what came of it) of every edit of one scene under every cell."""
     source = picture(edits[0].scene)
     trajectory = invert_latent(parts.model, parts.clip, {"samples": parts.vae.encode(source)},
@@ -85,13 +86,13 @@ def measured(parts: Parts, edits: list[Edit]) -> Iterator[tuple[str, str, dict[s
 
 
 def painted_cells(
-    parts: Parts, trajectory: Trajectory, embedding: ValueEmbedding, edit: Edit
+    parts: Parts, trajectory: Trajectory, embedding: ValueEmbedding, edit: SceneEdit
 ) -> Iterator[tuple[str, Tensor]]:
     """Every cell's windows and picture [H, W, 3]: all tau_s, tau_c and tau_v, in one batch."""
     always = dict.fromkeys(("tau_v", "tau_c", "tau_s", "tau_u"), Window(0.0, 0.0))
     control = make_control(
         parts.clip, trajectory, scenes.caption(edit.wanted), "auto", always,
-        Wishes(blend_words=edit.blend_words), Blend(*BLEND))
+        WordOptions(blend_words=edit.blend_words), Blend(*BLEND))
     rows, columns = make_axes(("tau_s", TAU_S), ("tau_c", TAU_C))
     deep, _ = make_axes(("tau_v", TAU_V), ("tau_c", TAU_C))
     targets = [replace(target, windows={**target.windows, "tau_v": window})
@@ -100,7 +101,7 @@ def painted_cells(
     labels = [f"{row}, {column}, {value}" for row in rows.labels for column in columns.labels
               for value in deep.labels]
     samples = sample_cells(
-        parts.model, trajectory, embedding, replace(control, targets=tuple(targets)), 0.0)
+        Edit(parts.model, trajectory, embedding, replace(control, targets=tuple(targets)), 0.0))
     yield from zip(labels, parts.vae.decode(samples).clamp(0, 1), strict=True)
 
 

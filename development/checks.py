@@ -9,7 +9,7 @@ from .environment import Environment
 from .places import PACK_NAME, ROOT
 
 PACK_ROOMS = ("stylediffusion", "nodes", "demo")
-TOOL_FILES = ("dev.py", "development", "bench", "training")
+TOOL_FILES = ("dev.py", "development", "bench", "reference", "training")
 
 
 def run(environment: Environment) -> int:

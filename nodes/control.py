@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.edit.controller import MODES, Wishes, make_control
+from ..stylediffusion.host.edit.controller import MODES, WordOptions, make_control
 from ..stylediffusion.method.local_blend import Blend
 from ..stylediffusion.method.prompt_to_prompt import Window
 from ..stylediffusion.prompts.notation import require_readable
@@ -105,7 +105,7 @@ class P2PlusController(io.ComfyNode):
         ends = {"tau_v": tau_v, "tau_c": tau_c, "tau_s": tau_s, "tau_u": tau_u}
         windows = {name: Window(0.0, end) for name, end in ends.items()}
         return io.NodeOutput(make_control(
-            clip, trajectory, targets, mode, windows, Wishes(**words),
+            clip, trajectory, targets, mode, windows, WordOptions(**words),
             Blend(blend_threshold, blend_start, blend_pooling, blend_softness), mask))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.invert.generation import PictureWishes, generate
+from ..stylediffusion.host.invert.generation import PictureSettings, generate
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket
 
 
@@ -59,7 +59,7 @@ class Generate(io.ComfyNode):
         cls, model: Any, clip: Any, prompt: str, width: int, height: int, steps: int,
         guidance: float, seed: int, negative_prompt: str = "",
     ) -> io.NodeOutput:
-        return io.NodeOutput(*generate(model, clip, PictureWishes(
+        return io.NodeOutput(*generate(model, clip, PictureSettings(
             prompt, negative_prompt, width, height, steps, guidance, seed)))
 
 

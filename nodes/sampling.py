@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..stylediffusion.host.edit.request import Edit
 from ..stylediffusion.host.edit.sampling import sample_with_masks, sampling_parts
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
@@ -55,8 +56,8 @@ class Sample(io.ComfyNode):
         cls, model: Any, trajectory: Any, guidance: float, value_embedding: Any = None,
         control: Any = None, exact_source: bool = False,
     ) -> io.NodeOutput:
-        return io.NodeOutput(*sample_with_masks(
-            model, trajectory, value_embedding, control, guidance, exact_source))
+        edit = Edit(model, trajectory, value_embedding, control, guidance, exact_source)
+        return io.NodeOutput(*sample_with_masks(edit))
 
 
 class P2PlusGuider(io.ComfyNode):
@@ -89,8 +90,8 @@ class P2PlusGuider(io.ComfyNode):
         cls, model: Any, trajectory: Any, guidance: float, value_embedding: Any = None,
         control: Any = None, exact_source: bool = False,
     ) -> io.NodeOutput:
-        parts = sampling_parts(
-            model, trajectory, value_embedding, control, guidance, exact_source)
+        parts = sampling_parts(Edit(
+            model, trajectory, value_embedding, control, guidance, exact_source))
         return io.NodeOutput(
             parts.noise, parts.guider, parts.sampler, parts.sigmas, parts.latent)
 

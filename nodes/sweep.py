@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..stylediffusion.host.edit.request import Edit
 from ..stylediffusion.host.views import tau_sweep
 from ..stylediffusion.method.prompt_to_prompt import TAUS
 from ..stylediffusion.prompts.notation import make_axes
@@ -65,8 +66,8 @@ class TauSweep(io.ComfyNode):
         columns: str, column_values: str, target: int, guidance: float, value_embedding: Any = None,
     ) -> io.NodeOutput:
         axes = make_axes((rows, row_values), (columns, column_values))
-        latent, sheet = tau_sweep.sweep(
-            model, vae, trajectory, value_embedding, control, axes, target, guidance)
+        edit = Edit(model, trajectory, value_embedding, control, guidance)
+        latent, sheet = tau_sweep.sweep(edit, vae, axes, target)
         return io.NodeOutput(latent, sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
 

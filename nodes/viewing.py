@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..stylediffusion.host.views import heatmaps
+from ..stylediffusion.host.edit.request import Edit
+from ..stylediffusion.host.views import comparison, heatmaps
 from .sockets import CATEGORY, ControlSocket, TrajectorySocket, ValueEmbeddingSocket
 
 
@@ -56,9 +57,9 @@ class Heatmaps(io.ComfyNode):
         cls, model: Any, clip: Any, trajectory: Any, words: str, target: int, steps: str,
         image: Any = None, value_embedding: Any = None, control: Any = None,
     ) -> io.NodeOutput:
-        wishes = heatmaps.HeatWishes(words, target, steps)
-        sheet, masks = heatmaps.heatmaps(
-            model, clip, trajectory, value_embedding, control, image, wishes)
+        edit = Edit(model, trajectory, value_embedding, control)
+        request = heatmaps.HeatRequest(words, target, steps)
+        sheet, masks = heatmaps.heatmaps(edit, clip, image, request)
         return io.NodeOutput(sheet, masks, ui=ui.PreviewImage(sheet, cls=cls))
 
 
@@ -94,7 +95,7 @@ class ComparisonSheet(io.ComfyNode):
     def execute(
         cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None
     ) -> io.NodeOutput:
-        sheet, report = heatmaps.compare(image, vae, latent, control)
+        sheet, report = comparison.compare(image, vae, latent, control)
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(sheet, report, ui=shown)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -17,7 +18,7 @@ from stylediffusion_pack.stylediffusion.method import (
     schedule,
 )
 
-from . import textbook
+from reference import textbook
 
 STEPS, TIMESTEPS, GUIDANCE = 4, [751, 501, 251, 1], 7.5
 NOISE = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(9))
@@ -52,7 +53,7 @@ def trajectory_through(
     """A trajectory of given latents [N + 1, C, h, w] and prompts [1, T, d]."""
     source = [(cond, {})]
     probe = inversion.run_inversion(
-        model, inversion.to_host(model, latents[-1:]), source,
+        model, vp_to_host(model, latents[-1:]), source,
         schedule.make_levels(1, training_alphas(model)))
     return data.Trajectory(
         latents, schedule.make_levels(len(latents) - 1, training_alphas(model)), "", "", source,
@@ -88,7 +89,7 @@ def sampled(
     wanted: prompt_to_prompt.Control | None,
 ) -> list[torch.Tensor]:
     """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
-    parts = sampling.sampling_parts(model, trajectory, embedding, wanted, 0.0)
+    parts = sampling.sampling_parts(Edit(model, trajectory, embedding, wanted, 0.0))
     seen: list[torch.Tensor] = []
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:

@@ -55,18 +55,6 @@ def patcher(model: Any) -> comfy.model_patcher.ModelPatcher:
         model, load_device=device, offload_device=torch.device("cpu"))
 
 
-def called(
-    model: Any, x: Tensor, sigma: Tensor, context: Tensor, options: Any = None, **more: Tensor
-) -> Tensor:
-    """The host's bare model call where its weights lie at the moment, from and to the CPU."""
-    device = next(model.model.parameters()).device
-    more = {name: tensor.to(device) for name, tensor in more.items()}
-    clean: Tensor = model.model.apply_model(
-        x.to(device), sigma.to(device), c_crossattn=context.to(device),
-        transformer_options=options or {}, **more)
-    return clean.cpu()
-
-
 def reloadable_unet() -> comfy.model_patcher.ModelPatcher:
     """The same, built as a node finds it: inference tensors, and a way to load it again."""
     with torch.inference_mode():

@@ -9,8 +9,9 @@ import comfy.samplers
 import torch
 import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion.host import attention
+from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.learn.unet import HostLearningModel
-from stylediffusion_pack.stylediffusion.host.model import differentiable_clone, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method import schedule
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 
@@ -46,7 +47,7 @@ def with_learning_model(
             comfy.samplers.calc_cond_batch(
                 model_wrap.inner_model, [conds["positive"], None], latent, sigmas[:1],
                 attention.with_patch(options, "attn2_patch", finder.patch))
-        layers = supervising_layers(tuple(finder.found.values()), *latent.shape[-2:])
+        layers = supervising_layers(tuple(finder.layers.values()), *latent.shape[-2:])
         with torch.enable_grad():
             own = HostLearningModel(model_wrap, options, levels, sigmas, layers)
             return work(own, latent)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 log = logging.getLogger("stylediffusion")
@@ -56,8 +57,8 @@ def keep_pixels(
     for number, (edit, own) in enumerate(zip(decoded[first:], masks, strict=True), 1):
         _warn_of(own, number)
         weight = edit_weight(own, _size(edit), size, _size(photo), feather)
-        whole = placed(edit.to(photo).movedim(-1, 0), size, _size(photo), "bicubic")
-        image = composed(photo, whole.clamp(0, 1).movedim(0, -1), weight)
+        whole = placed(rearrange(edit.to(photo), "h w c -> c h w"), size, _size(photo), "bicubic")
+        image = composed(photo, rearrange(whole.clamp(0, 1), "c h w -> h w c"), weight)
         kept = weight == 0
         differences.append(float(((image - photo).abs().amax(-1) * kept).max()))
         shares.append(float(kept.float().mean()))
@@ -90,12 +91,12 @@ def _one_wider(region: Tensor, side: int) -> Tensor:
     return wider
 
 
-def edit_weight(mask: Tensor, found: Size, encoded: Size, full: Size, feather: int) -> Tensor:
+def edit_weight(mask: Tensor, edits: Size, encoded: Size, full: Size, feather: int) -> Tensor:
     """How much each of a photo's pixels takes of an edit: [H, W] from its mask [h, w] or [H, W]."""
     if _size(mask) != full:
         mask = placed(mask[None], encoded, full, "bilinear")[0]
     rows, columns = (
-        covered(*lengths).to(mask.device) for lengths in zip(found, encoded, full, strict=True))
+        covered(*lengths).to(mask.device) for lengths in zip(edits, encoded, full, strict=True))
     there = rows[:, None] & columns
     return torch.where(there, feathered((mask >= INSIDE) & there, feather), 0.0)
 
@@ -126,19 +127,19 @@ def encoded_size(photo: Tensor, decoded: Tensor) -> Size:
     Its own size if the VAE would crop that so; else of the sizes that it would, and that have the
     photo's shape, the one at which the two are most alike. Raises ValueError for another shape.
     """
-    full, found = _size(photo), _size(decoded)
-    if all(now <= before < now + CELL for now, before in zip(found, full, strict=True)):
+    full, edits = _size(photo), _size(decoded)
+    if all(now <= before < now + CELL for now, before in zip(edits, full, strict=True)):
         return full
-    sizes = _possible_sizes(full, found)
-    twice = tuple(min(before, 2 * now) for before, now in zip(full, found, strict=True))
+    sizes = _possible_sizes(full, edits)
+    twice = tuple(min(before, 2 * now) for before, now in zip(full, edits, strict=True))
     grey = _resized(photo.float().mean(-1), twice)
     wanted = decoded.to(grey.device).float().mean(-1)
     return max(sizes, key=lambda size: _likeness(grey, size, wanted))
 
 
-def _possible_sizes(full: Size, found: Size) -> list[Size]:
+def _possible_sizes(full: Size, edits: Size) -> list[Size]:
     """First the decoded size itself, each side of it rounded to cells, then sizes to be cropped."""
-    (height, width), (rows, columns) = full, found
+    (height, width), (rows, columns) = full, edits
     if abs(rows * width - columns * height) >= CELL * (height + width):
         raise ValueError(
             f"the image is {width} x {height}, but the edits are {columns} x {rows}, another "
@@ -147,7 +148,7 @@ def _possible_sizes(full: Size, found: Size) -> list[Size]:
     near = [
         (rows + i, columns + j) for i in range(CELL) for j in range(CELL)
         if abs((rows + i) * width - (columns + j) * height) < height + width]
-    return [found, *(size for size in near if size != found)]
+    return [edits, *(size for size in near if size != edits)]
 
 
 def _likeness(grey: Tensor, size: Size, wanted: Tensor) -> float:
@@ -210,7 +211,7 @@ def _pictures(images: Tensor | None, name: str, source: str) -> Tensor:
     return images[..., :3]
 
 
-def _masks(mask: Tensor | None, count: int, found: Size, full: Size) -> Tensor:
+def _masks(mask: Tensor | None, count: int, edits: Size, full: Size) -> Tensor:
     """The masks [count or count - 1, h, w] or [.., H, W]; raises ValueError for any other."""
     if mask is None or 0 in mask.shape:
         raise ValueError("mask is empty; connect Sample's mask, and see that it is not muted")
@@ -220,8 +221,8 @@ def _masks(mask: Tensor | None, count: int, found: Size, full: Size) -> Tensor:
             f"mask holds {len(masks)} masks, but the number of edits is {count}; connect Sample's "
             "mask, and all pictures that VAE Decode makes of its latent"
         )
-    if _size(masks[0]) not in (found, full):
-        own, small, large = (f"{size[1]} x {size[0]}" for size in (_size(masks[0]), found, full))
+    if _size(masks[0]) not in (edits, full):
+        own, small, large = (f"{size[1]} x {size[0]}" for size in (_size(masks[0]), edits, full))
         raise ValueError(
             f"the mask is {own}, but the edits are {small} and the photo is {large}; connect "
             "Sample's mask, or one painted on the photo"

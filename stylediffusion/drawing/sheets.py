@@ -199,8 +199,8 @@ def spread(heat: Tensor, height: int, width: int) -> Tensor:
 
 def shares(heat: Tensor) -> list[float]:
     """How much of all heat [n, h, w] each of the n has; zeros where there is none."""
-    found = heat.clamp(min=0).double().sum((-2, -1))
-    return (found / found.sum()).nan_to_num().tolist()
+    sums = heat.clamp(min=0).double().sum((-2, -1))
+    return (sums / sums.sum()).nan_to_num().tolist()
 
 
 def coloured(heat: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from comfy.controlnet import ControlBase
+from einops import rearrange
 from torch import Tensor
 
 from ..method.data import Conditioning
@@ -89,7 +90,7 @@ def with_hint(
         )
     if strength == 0:
         return None
-    return control_net.copy().set_cond_hint(image.movedim(-1, 1), strength)
+    return control_net.copy().set_cond_hint(rearrange(image, "b h w c -> b c h w"), strength)
 
 
 def under(control_net: ControlBase | None, conditioning: Conditioning) -> Conditioning:

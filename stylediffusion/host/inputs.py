@@ -89,6 +89,20 @@ def pictures_of(image: Tensor | None) -> Tensor:
     return image
 
 
+def one_picture(image: Tensor | None) -> Tensor:
+    """The only picture [H, W, 3] of an IMAGE; raises ValueError where it holds another number.
+
+    And for one without cells, without colours, or with numbers that are not finite.
+    """
+    pictures = pictures_of(image)
+    if len(pictures) > 1:
+        raise ValueError(
+            f"the image holds {len(pictures)} pictures, but one is needed: the one that was "
+            "inverted; pick it with ImageFromBatch"
+        )
+    return pictures[0, ..., :3].float().cpu()
+
+
 def require_latent_of(vae: Any, samples: Tensor) -> None:
     """Raise ValueError unless samples [n, C, h, w] have the channels that a VAE decodes."""
     channels = getattr(vae, "latent_channels", samples.shape[1])

@@ -32,12 +32,12 @@ def image_tokens(clip_vision: Any, image: Tensor) -> Tensor:
     """
     if len(image) > 1:
         raise ValueError(f"image holds {len(image)} pictures, but one is learnt; pick one of them")
-    found = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
+    hidden = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
     tower: Any = getattr(clip_vision.model, "vision_model", None)
     if tower is None or tower.output_layernorm:
-        return found.float()
+        return hidden.float()
     norm = tower.post_layernorm
-    return norm(found.to(next(norm.parameters()).device)).float().cpu()
+    return norm(hidden.to(next(norm.parameters()).device)).float().cpu()
 
 
 def vision_files() -> list[str]:

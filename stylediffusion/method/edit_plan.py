@@ -1,9 +1,9 @@
 """An edit as tables: what every sampling step does to every row, made before the first.
 
 Row 0 is the source and the others are the targets. An edited map never has to exist: a target row
-looks with the source's query and key at values that were mixed for it (see `control`). Where it
+has the source's query and key, and values that were mixed for it (see `prompt_to_prompt`). Where it
 keeps a share of its own map as well, that share is a second row of the same attention; both rows
-hear twice their share of the values, and their mean is the edit. So every attention stays one call
+get twice their share of the values, and their mean is the edit. So every attention stays one call
 of the host's own kernel, and what is the same in all layers is made once a call.
 """
 
@@ -28,69 +28,69 @@ Kinds = tuple[int, ...]
 class Phase:
     """Steps at which the same windows hold, for the rows of one chunk; tables on the device.
 
-    `hears` bool [rows, 1, 1]: which rows hear the value embedding. `looks`, by kind of chunk: the
-    row whose query and key each row has in self-attention. Rows `crossing` int64 [n] look through
-    the source's cross-attention map, with values mixed by `through` [n, L, L]; of those `keeping`
-    int64 [k] keep a share of their own, weighted by `kept` [k, L]. Rows `watched` have their maps'
-    columns summed over words, `columns` [w, L, 4]: of the source's and of the edited map, each for
-    blend and subtract words.
+    `embedded` bool [rows, 1, 1]: rows whose values the embedding scales and shifts. `self_sources`,
+    by kind of chunk: the row whose query and key each row has in self-attention. Rows `injected`
+    int64 [n] have the source's cross-attention map, and values mixed by `mixers` [n, L, L]; of
+    those `partial` int64 [k] keep a share of their own map, weighted by `own_weights` [k, L]. The
+    maps of `heat_rows` are summed over words, `heat_columns` [w, L, 4]: of the source's and of the
+    edited map, each for blend and subtract words.
     """
 
-    hears: Tensor
-    looks: Mapping[int, tuple[int, ...]]
-    crossing: Tensor
-    keeping: Tensor
-    through: Tensor
-    kept: Tensor
-    watched: tuple[int, ...]
-    columns: Tensor
+    embedded: Tensor
+    self_sources: Mapping[int, tuple[int, ...]]
+    injected: Tensor
+    partial: Tensor
+    mixers: Tensor
+    own_weights: Tensor
+    heat_rows: tuple[int, ...]
+    heat_columns: Tensor
 
     @property
-    def injects(self) -> bool:
-        """Whether any row looks with another's query in self-attention."""
-        return any(rows != tuple(range(len(rows))) for rows in self.looks.values())
+    def injects_self(self) -> bool:
+        """Whether any row has another's query and key in self-attention."""
+        return any(rows != tuple(range(len(rows))) for rows in self.self_sources.values())
 
     @property
-    def crosses(self) -> bool:
-        """Whether any row looks through the source's cross-attention map."""
-        return len(self.crossing) > 0
+    def injects_cross(self) -> bool:
+        """Whether any row has the source's cross-attention map."""
+        return len(self.injected) > 0
 
     def mixed(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [rows, L * m, d] as all rows hear them, and the second rows' [k, L * m, d].
+        """Value inputs [rows, L * m, d] of all rows, and the second rows' [k, L * m, d].
 
         A longer negative prompt makes the host repeat all tokens, m times.
         """
-        if not self.crosses:
+        if not self.injects_cross:
             return values, values[:0]
-        tokens, length = values.shape[1], self.through.shape[-1]
-        crossing, keeping = self.crossing.to(values.device), self.keeping.to(values.device)
-        ours = self.through.to(values) @ values.index_select(0, crossing)[:, :length]
-        heard = values.index_copy(0, crossing, repeated(ours.mT, tokens).mT)
-        if not len(keeping):
-            return heard, values[:0]
-        kept = repeated(self.kept, tokens).unsqueeze(-1).to(values)
-        return heard, kept * values.index_select(0, keeping)
+        tokens, length = values.shape[1], self.mixers.shape[-1]
+        injected, partial = self.injected.to(values.device), self.partial.to(values.device)
+        ours = self.mixers.to(values) @ values.index_select(0, injected)[:, :length]
+        first = values.index_copy(0, injected, repeated(ours.mT, tokens).mT)
+        if not len(partial):
+            return first, values[:0]
+        weights = repeated(self.own_weights, tokens).unsqueeze(-1).to(values)
+        return first, weights * values.index_select(0, partial)
 
 
 @dataclass(frozen=True)
 class CallRows:
     """The rows of one call of the model, where an attention of `count` rows runs with more.
 
-    `query` int64 [count + second + watched rows]: the row of the call that each one looks from,
-    None where all look from their own. `partner` int64 [count]: the second row of each, or itself.
+    `query` int64 [count + second + heat rows]: the row of the call whose query and key each has,
+    None where all have their own. `partner` int64 [count]: the second row of each, or itself.
     """
 
     count: int
     query: Tensor | None
     partner: Tensor | None
-    first_watched: int
+    first_heat_row: int
 
-    def looking(self, n: Tensor) -> Tensor:
-        """Queries or keys [count, ...] for every row of the attention."""
+    def queries(self, n: Tensor) -> Tensor:
+        """Queries or keys [count, ...] of every row of the attention."""
         return n if self.query is None else n.index_select(0, self.query.to(n.device))
 
     def folded(self, out: Tensor) -> Tensor:
-        """What [count, ...] rows get: the mean of a row and its partner; the watched rows go."""
+        """What [count, ...] rows get: the mean of a row and its partner; the heat rows go."""
         own = out[: self.count]
         if self.partner is None:
             return own
@@ -101,9 +101,8 @@ class CallRows:
 class EditPlan:
     """Everything a sampling run looks up, on its device; `phases` has one entry a step.
 
-    A null text is heard by the unconditional half of every row. A text embedding takes the place of
-    the source's prompt: targets keep their own words, and look through the maps it gives the
-    source.
+    A null text stands in for the unconditional half of every row, a text embedding for the source's
+    prompt: targets keep their own words, under the maps it gives the source.
     """
 
     rows: int
@@ -120,24 +119,24 @@ class EditPlan:
         return len(self.phases)
 
     @property
-    def acts(self) -> bool:
+    def is_active(self) -> bool:
         """Whether any step does anything to any row."""
         return self.scale is not None or any(
-            phase.injects or phase.crosses or phase.watched for phase in self.phases)
+            phase.injects_self or phase.injects_cross or phase.heat_rows for phase in self.phases)
 
     @property
-    def blended(self) -> int:
+    def heat_targets(self) -> int:
         """How many targets are kept to where words look."""
-        return sum(row == 0 for row in self.phases[0].watched)
+        return sum(row == 0 for row in self.phases[0].heat_rows)
 
     @property
-    def hears_values(self) -> bool:
-        """Whether anything is heard in the place of the value input."""
+    def embeds_values(self) -> bool:
+        """Whether the embedding changes the value input."""
         return self.scale is not None and self.kind == VALUE_EMBEDDING
 
     @property
-    def hears_prompts(self) -> bool:
-        """Whether anything is heard in the place of a prompt."""
+    def embeds_prompts(self) -> bool:
+        """Whether the embedding stands in for a prompt, keys and values both."""
         return self.scale is not None and self.kind != VALUE_EMBEDDING
 
     def table(self, step: int) -> tuple[Tensor, Tensor]:
@@ -145,58 +144,58 @@ class EditPlan:
         assert self.scale is not None and self.shift is not None
         return self.scale[step], self.shift[step]
 
-    def heard(self, step: int, values: Tensor) -> Tensor:
-        """Conditional values [rows, T, d] under the value embedding: c * s + b where heard, fp32.
+    def embedded(self, step: int, values: Tensor) -> Tensor:
+        """Conditional values [rows, T, d] in fp32, c * s + b in the rows of the value embedding.
 
-        The source hears it at every step, target rows their own prompt scaled and shifted.
+        The source is among them at every step; of targets their own prompt is scaled and shifted.
         """
-        if not self.hears_values:
+        if not self.embeds_values:
             return values.float()
         scale, shift = (table.to(values.device) for table in self.table(step))
-        found = value_input(values.float(), scale, shift)
-        return torch.where(self.phases[step].hears.to(values.device), found, values)
+        scaled = value_input(values.float(), scale, shift)
+        return torch.where(self.phases[step].embedded.to(values.device), scaled, values)
 
     def self_rows(self, step: int, kinds: Kinds) -> Tensor | None:
         """For each row of a call the one whose query and key it has; None where its own."""
         phase = self.phases[step]
         key = id(phase), kinds
         if key not in self._self_rows:
-            found = [place * self.rows + row for place, kind in enumerate(kinds)
-                     for row in phase.looks[kind]]
-            same = found == list(range(len(found)))
-            self._self_rows[key] = None if same else _index(found, phase)
+            sources = [place * self.rows + row for place, kind in enumerate(kinds)
+                     for row in phase.self_sources[kind]]
+            same = sources == list(range(len(sources)))
+            self._self_rows[key] = None if same else _index(sources, phase)
         return self._self_rows[key]
 
-    def call_rows(self, step: int, kinds: Kinds, watched: bool) -> CallRows:
-        """The rows of cross-attention in a call, in layers that are `watched` or not."""
+    def call_rows(self, step: int, kinds: Kinds, heat: bool) -> CallRows:
+        """The rows of cross-attention in a call, in layers whose `heat` is read or not."""
         phase = self.phases[step]
-        key = id(phase), kinds, watched and bool(phase.watched)
+        key = id(phase), kinds, heat and bool(phase.heat_rows)
         if key not in self._call_rows:
             self._call_rows[key] = _call_rows(phase, self.rows, kinds, key[-1])
         return self._call_rows[key]
 
 
-def _call_rows(phase: Phase, rows: int, kinds: Kinds, watched: bool) -> CallRows:
+def _call_rows(phase: Phase, rows: int, kinds: Kinds, heat: bool) -> CallRows:
     count = rows * len(kinds)
     query, partner = list(range(count)), list(range(count))
     second, seen = [], []
     for place, kind in enumerate(kinds):
         if kind == CONDITIONAL:
             start = place * rows
-            for row in phase.crossing.tolist():
+            for row in phase.injected.tolist():
                 query[start + row] = start
-            second += [start + row for row in phase.keeping.tolist()]
-            seen += [start + row for row in phase.watched] if watched else []
+            second += [start + row for row in phase.partial.tolist()]
+            seen += [start + row for row in phase.heat_rows] if heat else []
     for place, row in enumerate(second, start=count):
         partner[row] = place
-    looks = [*query, *second, *seen]
+    rows_of_query = [*query, *second, *seen]
     return CallRows(
-        count, None if looks == list(range(count)) else _index(looks, phase),
+        count, None if rows_of_query == list(range(count)) else _index(rows_of_query, phase),
         _index(partner, phase) if second else None, count + len(second))
 
 
 def _index(rows: list[int], phase: Phase) -> Tensor:
-    return torch.tensor(rows, device=phase.hears.device)
+    return torch.tensor(rows, device=phase.embedded.device)
 
 
 def make_plan(
@@ -213,28 +212,28 @@ def make_plan(
     for kinds in ((UNCONDITIONAL, CONDITIONAL), (CONDITIONAL,), (UNCONDITIONAL,)):
         for step in range(steps):
             plan.self_rows(step, kinds)
-            for watched in (False, True):
-                plan.call_rows(step, kinds, watched)
+            for heat in (False, True):
+                plan.call_rows(step, kinds, heat)
     return plan
 
 
 def _phases(control: Control | None, steps: int, device: torch.device) -> tuple[Phase, ...]:
     if control is None:
         none = torch.empty(0, dtype=torch.int64, device=device)
-        hears = torch.ones(1, 1, 1, dtype=torch.bool, device=device)
+        embedded = torch.ones(1, 1, 1, dtype=torch.bool, device=device)
         alone = {CONDITIONAL: (0,), UNCONDITIONAL: (0,)}
-        return (Phase(hears, alone, none, none, none, none, (), none),) * steps
+        return (Phase(embedded, alone, none, none, none, none, (), none),) * steps
     value, layout, uncond = (control.held(tau, steps) for tau in ("tau_v", "tau_s", "tau_u"))
     first, second = control.weights(steps)
     mappers = control.mappers()
-    made: dict[bytes, Phase] = {}
+    known: dict[bytes, Phase] = {}
     phases = []
     for i in range(steps):
         parts = (value[i], layout[i], uncond[i], first[i], second[i])
         key = b"".join(part.numpy().tobytes() for part in parts)
-        if key not in made:
-            made[key] = _phase(control, mappers, *parts, device)
-        phases.append(made[key])
+        if key not in known:
+            known[key] = _phase(control, mappers, *parts, device)
+        phases.append(known[key])
     return tuple(phases)
 
 
@@ -243,20 +242,20 @@ def _phase(
     first: Tensor, second: Tensor, device: torch.device,
 ) -> Phase:
     targets = range(len(control.targets))
-    crossing = [t for t in targets if first[t].any() or not (second[t] == 1).all()]
-    keeping = [t for t in crossing if second[t].any()]
-    twice = torch.tensor([2.0 if t in keeping else 1.0 for t in crossing]).view(-1, 1, 1)
-    through = twice * mappers[crossing] * first[crossing].unsqueeze(1)
-    watched, columns = _heat_columns(control, mappers, first, second)
-    hears = torch.cat([torch.ones(1, dtype=torch.bool), value]).view(-1, 1, 1)
+    injected = [t for t in targets if first[t].any() or not (second[t] == 1).all()]
+    partial = [t for t in injected if second[t].any()]
+    twice = torch.tensor([2.0 if t in partial else 1.0 for t in injected]).view(-1, 1, 1)
+    mixers = twice * mappers[injected] * first[injected].unsqueeze(1)
+    heat_rows, heat_columns = _heat_columns(control, mappers, first, second)
+    embedded = torch.cat([torch.ones(1, dtype=torch.bool), value]).view(-1, 1, 1)
     return Phase(
-        hears.to(device), {CONDITIONAL: _looks(layout), UNCONDITIONAL: _looks(uncond)},
-        torch.tensor(crossing, dtype=torch.int64, device=device) + 1,
-        torch.tensor(keeping, dtype=torch.int64, device=device) + 1,
-        through.to(device), 2 * second[keeping].to(device), watched, columns.to(device))
+        embedded.to(device), {CONDITIONAL: _sources(layout), UNCONDITIONAL: _sources(uncond)},
+        torch.tensor(injected, dtype=torch.int64, device=device) + 1,
+        torch.tensor(partial, dtype=torch.int64, device=device) + 1,
+        mixers.to(device), 2 * second[partial].to(device), heat_rows, heat_columns.to(device))
 
 
-def _looks(held: Tensor) -> tuple[int, ...]:
+def _sources(held: Tensor) -> tuple[int, ...]:
     return (0, *(0 if inside else row for row, inside in enumerate(held.tolist(), start=1)))
 
 

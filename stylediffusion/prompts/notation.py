@@ -47,8 +47,8 @@ def target_lines(targets: str, source: str) -> tuple[list[str], list[str]]:
 
 
 def _is_marked(line: str) -> bool:
-    found = _MARKER.match(line)
-    return found is not None and found.end() < len(line)
+    match = _MARKER.match(line)
+    return match is not None and match.end() < len(line)
 
 
 def parts_of(text: str, count: int, what: str) -> list[tuple[str, list[int]]]:
@@ -105,7 +105,7 @@ def pairs(text: str, what: str) -> list[tuple[str, str]]:
     Also read are name=value, (name:value) and a decimal comma. Raises ValueError quoting what is
     none of them, or a name that is written twice.
     """
-    found: dict[str, tuple[str, str]] = {}
+    numbers: dict[str, tuple[str, str]] = {}
     for item in re.split(rf"{_COMMA}|\n", _DECIMAL.sub(".", text)):
         item = item.strip()
         if not item:
@@ -115,12 +115,12 @@ def pairs(text: str, what: str) -> list[tuple[str, str]]:
         name, value = (part.strip() for part in parts.groups()) if parts else ("", "")
         if not name or not value:
             raise ValueError(f"'{item}' in {what} is not of the form 'word: number'")
-        if fold(name) in found:
+        if fold(name) in numbers:
             raise ValueError(
-                f"'{name}' has two numbers in {what}, '{found[fold(name)][1]}' and '{value}'; "
+                f"'{name}' has two numbers in {what}, '{numbers[fold(name)][1]}' and '{value}'; "
                 "keep one")
-        found[fold(name)] = (name, value)
-    return list(found.values())
+        numbers[fold(name)] = (name, value)
+    return list(numbers.values())
 
 
 def factor(value: str, name: str) -> float:
@@ -139,10 +139,10 @@ def factor(value: str, name: str) -> float:
 
 def window(value: str, name: str) -> Window:
     """A window "0.1-0.6", or its end "0.6". Raises ValueError where it is none."""
-    found = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\s*-\s*)?([0-9]*\.?[0-9]+)", fold(value).strip())
-    if not found:
+    match = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\s*-\s*)?([0-9]*\.?[0-9]+)", fold(value).strip())
+    if not match:
         raise ValueError(f"the window '{value}' of '{name}' is not of the form 0.1-0.6")
-    start, end = float(found[1] or 0), float(found[2])
+    start, end = float(match[1] or 0), float(match[2])
     if not start <= end <= 1:
         raise ValueError(
             f"the window '{value}' of '{name}' must run from a smaller to a larger number, both "
@@ -156,13 +156,13 @@ def windows(text: str, name: str) -> list[tuple[str, Window]]:
 
     Raises ValueError for a part that is none, or where nothing is written.
     """
-    found: dict[Window, str] = {}
+    texts: dict[Window, str] = {}
     for part in re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text)):
         if part:
-            found.setdefault(window(part, name), part)
-    if not found:
+            texts.setdefault(window(part, name), part)
+    if not texts:
         raise ValueError(f"there is no value of '{name}'; write some, for example 0, 0.3, 0.6")
-    return [(part, made) for made, part in found.items()]
+    return [(part, span) for span, part in texts.items()]
 
 
 def make_axes(rows: tuple[str, str], columns: tuple[str, str]) -> tuple[Axis, Axis]:

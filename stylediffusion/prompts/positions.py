@@ -16,13 +16,13 @@ def positions_of(wanted: str, prompt: TokenizedPrompt) -> tuple[int, ...]:
         same = (word.positions for word in prompt.words if bare(word.text) == bare(wanted))
         return tuple(p for positions in same for p in positions)
     text, owners = _characters(prompt)
-    found: dict[int, None] = {}
+    positions: dict[int, None] = {}
     for start, end in find(text, wanted):
         left, right = text.rfind(" ", 0, start) + 1, (text + " ").index(" ", end)
         if not any(map(is_of_word, text[left:start] + text[end:right])):
             start, end = left, right
-        found.update(dict.fromkeys(p for own in owners[start:end] for p in own))
-    return tuple(found)
+        positions.update(dict.fromkeys(p for own in owners[start:end] for p in own))
+    return tuple(positions)
 
 
 def _characters(prompt: TokenizedPrompt) -> tuple[str, list[tuple[int, ...]]]:

@@ -16,14 +16,14 @@ def quote_error(error: BaseException, encoding: str) -> None:
     seen: set[int] = set()
     rest: list[BaseException | None] = [error]
     while rest:
-        found = rest.pop()
-        if found is None or id(found) in seen:
+        each = rest.pop()
+        if each is None or id(each) in seen:
             continue
-        seen.add(id(found))
-        rest += [found.__cause__, found.__context__]
-        said = tuple(quoted(x, encoding) if isinstance(x, str) else x for x in found.args)
-        if said != found.args:
-            found.args = said
+        seen.add(id(each))
+        rest += [each.__cause__, each.__context__]
+        arguments = tuple(quoted(x, encoding) if isinstance(x, str) else x for x in each.args)
+        if arguments != each.args:
+            each.args = arguments
         for name in ("filename", "filename2"):
-            if isinstance(getattr(found, name, None), str):
-                setattr(found, name, quoted(getattr(found, name), encoding))
+            if isinstance(getattr(each, name, None), str):
+                setattr(each, name, quoted(getattr(each, name), encoding))

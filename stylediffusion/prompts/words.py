@@ -32,15 +32,15 @@ _NEAR = 0.6
 
 def clusters(text: str) -> list[str]:
     """The characters of a text, each with what joins it; together they are the text."""
-    found: list[str] = []
+    pieces: list[str] = []
     for char in text:
         joins = unicodedata.category(char)[0] == "M" or char in _JOINING or (
             "\u1160" <= char <= "\u11ff")
-        if joins and found:
-            found[-1] += char
+        if joins and pieces:
+            pieces[-1] += char
         else:
-            found.append(char)
-    return found
+            pieces.append(char)
+    return pieces
 
 
 def fold(text: str) -> str:
@@ -81,13 +81,13 @@ def find(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     if not any(map(is_of_word, wanted)):
         return
     pattern = re.compile(_GAP_IN_TEXT.join(map(re.escape, re.split(_GAP, wanted))))
-    found = pattern.search(text)
-    while found:
-        start, end = found.span()
+    match = pattern.search(text)
+    while match:
+        start, end = match.span()
         inside = _joined(text[start - 1 : start + 1] if start else "")
         if not inside and not _joined(text[end - 1 : end + 1]):
             yield start, end
-        found = pattern.search(text, start + 1)
+        match = pattern.search(text, start + 1)
 
 
 def _joined(pair: str) -> bool:
@@ -100,13 +100,13 @@ def _joined(pair: str) -> bool:
 
 def listed(texts: Iterable[str]) -> list[str]:
     """The words of some texts as typed, each once: what a message can name."""
-    found: dict[str, str] = {}
+    words: dict[str, str] = {}
     for text in texts:
         apart = "".join(c if is_of_word(c) or c in "'_\u2019-" else " " for c in text)
         for word in map(stripped, apart.split()):
             if any(map(is_of_word, word)):
-                found.setdefault(bare(word), word)
-    return list(found.values())
+                words.setdefault(bare(word), word)
+    return list(words.values())
 
 
 def nearest(phrase: str, texts: Iterable[str]) -> str | None:
@@ -120,8 +120,8 @@ def nearest(phrase: str, texts: Iterable[str]) -> str | None:
             near.setdefault(fold(run), run)
         for word in listed([text]):
             near.setdefault(fold(word), word)
-    found = difflib.get_close_matches(bare(phrase), near, 1, _NEAR)
-    return near[found[0]] if found else None
+    matches = difflib.get_close_matches(bare(phrase), near, 1, _NEAR)
+    return near[matches[0]] if matches else None
 
 
 def likeness(text: str, other: str) -> float:

@@ -8,10 +8,12 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
-from tests import golden, textbook
+from reference import textbook
+from tests import golden
 from tests.edits import (
     BASE,
     GUIDANCE,
@@ -49,11 +51,11 @@ def test_edits_change_where_the_textbooks_do(tau: str) -> None:
             for end in ends
         )
         found = sampling.sample_edits(
-            model, trajectory, embedding_of(model), replace(made, targets=targets), GUIDANCE)
+            Edit(model, trajectory, embedding_of(model), replace(made, targets=targets), GUIDANCE))
         wanted = []
         for end in ends:
             settings = textbook.Settings(**{**BASE, tau: (0.0, end)}, scale=SCALE, shift=SHIFT)
-            wanted.append(inversion.to_host(model, textbook.sample(
+            wanted.append(vp_to_host(model, textbook.sample(
                 model, SMALL, context(1), context(2), [refined()], settings, TIMESTEPS)[-1])[1])
     for end, own, same in zip(ends, found["samples"][1:], wanted, strict=True):
         assert golden.relative(own, same) < 5e-5, end
@@ -89,7 +91,7 @@ def test_another_sampler_finds_at_every_sigma_what_is_planned_there(
         watched = seen_by(golden.load_unet(), calls, own)
         trajectory = trajectory_of(watched)
         parts = sampling.sampling_parts(
-            watched, trajectory, embedding_of(watched), control_of(refined(), BASE), 7.5)
+            Edit(watched, trajectory, embedding_of(watched), control_of(refined(), BASE), 7.5))
         own.append(parts)
         run(parts.guider, parts, name)
     sigmas = parts.sigmas.tolist()
@@ -103,7 +105,7 @@ def test_without_an_embedding_another_samplers_source_is_the_hosts_own(name: str
     with torch.inference_mode():
         model = golden.load_unet()
         parts = sampling.sampling_parts(
-            model, trajectory_of(model), None, control_of(refined(), BASE), GUIDANCE)
+            Edit(model, trajectory_of(model), None, control_of(refined(), BASE), GUIDANCE))
         plain = comfy.samplers.CFGGuider(model)
         plain.set_conds([(context(1), {})], [(context(2), {})])
         plain.set_cfg(GUIDANCE)

@@ -18,8 +18,9 @@ from stylediffusion_pack.nodes.inversion import DDIMInvert
 from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import heatmaps, tau_sweep
 from stylediffusion_pack.stylediffusion.host.views.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.method import (
@@ -94,7 +95,7 @@ def control_net() -> Any:
 def inverted(model: Any, *controlled: Any) -> data.Trajectory:
     """What DDIM Invert gives with control_net, control_image and control_strength, or without."""
     with torch.inference_mode():
-        samples = inversion.to_host(model, LATENT)
+        samples = vp_to_host(model, LATENT)
         names = ("control_net", "control_image", "control_strength")
         found = DDIMInvert.execute(model, Words(), {"samples": samples}, SOURCE, STEPS,
                                    **dict(zip(names, controlled, strict=False)))
@@ -127,7 +128,7 @@ def edits(window: prompt_to_prompt.Window, *prompts: str) -> prompt_to_prompt.Co
 
 def sample(model: Any, trajectory: Any, edit: Any, guidance: float = GUIDANCE) -> torch.Tensor:
     with torch.inference_mode():
-        return sampling.sample_edits(model, trajectory, None, edit, guidance)["samples"]
+        return sampling.sample_edits(Edit(model, trajectory, None, edit, guidance))["samples"]
 
 
 def learn(
@@ -162,7 +163,7 @@ def test_rows_without_an_edit_are_the_hosts_own_under_its_own_node(
         own.set_cfg(GUIDANCE)
         sigmas = trajectory.levels.sampling_sigmas()
         start = schedule.vp_to_k(trajectory.noise, float(sigmas[0]))
-        start = inversion.to_host(model, start).expand(3, -1, -1, -1).clone()
+        start = vp_to_host(model, start).expand(3, -1, -1, -1).clone()
         found = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                            sigmas, disable_pbar=True, seed=0)
     assert torch.equal(ours, found / (1 + float(sigmas[-1]) ** 2) ** 0.5)
@@ -248,12 +249,18 @@ def test_what_was_learnt_brings_the_picture_back_under_the_control_net_only(
     model: Any, trajectory: data.Trajectory
 ) -> None:
     embedding = learn(model, trajectory, evaluations=16)
-    clean = inversion.to_host(model, trajectory.latents[:1])
+    clean = vp_to_host(model, trajectory.latents[:1])
     with torch.inference_mode():
         learnt, plain, without = (
-            golden.relative(sampling.sample_edits(model, way, e, None, GUIDANCE)["samples"], clean)
-            for way, e in ((trajectory, embedding), (trajectory, None),
-                           (released(trajectory), embedding)))
+            golden.relative(
+                sampling.sample_edits(Edit(model, way, e, None, GUIDANCE))["samples"], clean
+            )
+            for way, e in (
+                (trajectory, embedding),
+                (trajectory, None),
+                (released(trajectory), embedding),
+            )
+        )
     assert learnt < 0.5 * plain and learnt < 0.5 * without
 
 
@@ -267,7 +274,7 @@ def test_edits_of_two_targets_are_those_of_each_alone(
         assert golden.relative(both[[0, row]], alone) < 1e-5
     cells = edits(HALF, SECOND)
     with torch.inference_mode():
-        swept = tau_sweep.sample_cells(model, trajectory, None, cells, GUIDANCE)
+        swept = tau_sweep.sample_cells(Edit(model, trajectory, None, cells, GUIDANCE))
     assert golden.relative(swept, both[2:]) < 1e-5
 
 
@@ -276,12 +283,12 @@ def test_exact_source_and_heatmaps_see_the_control_net(
 ) -> None:
     with torch.inference_mode():
         exact = sampling.sample_edits(
-            model, trajectory, None, edits(HALF, FIRST), GUIDANCE, True)["samples"]
-        assert golden.relative(exact[:1], inversion.to_host(model, trajectory.latents[:1])) < 1e-5
+            Edit(model, trajectory, None, edits(HALF, FIRST), GUIDANCE, True))["samples"]
+        assert golden.relative(exact[:1], vp_to_host(model, trajectory.latents[:1])) < 1e-5
         seen = []
         for way in (trajectory, released(trajectory)):
             heat = PromptHeat(torch.eye(77)[:, 1:2], range(STEPS), 0, None, STEPS, CPU)
-            heatmaps.watch_trajectory(model, way, heat)
+            heatmaps.watch_trajectory(Edit(model, way), heat)
             seen.append(heat.sums)
     assert golden.relative(*seen) > 1e-3
 

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, schedule
 
-from tests import families, golden, textbook
+from reference import textbook
+from tests import families, golden
 from tests.edits import (
     BASE,
     EDITS,
@@ -46,7 +48,7 @@ def textbook_inversion(model: Any, latent: torch.Tensor, prompt: Any) -> list[to
         here, above = float(alphas[levels[k]]), float(alphas[levels[k + 1]])
         sigma = ((1 - above) / above) ** 0.5
         x = latent / above**0.5
-        clean = golden.called(model, x, torch.tensor([sigma]), prompt[0][0], **more)
+        clean = textbook.called(model, x, torch.tensor([sigma]), prompt[0][0], **more)
         noise = (x - clean.float()) / sigma
         latent = above**0.5 * (latent - (1 - here) ** 0.5 * noise) / here**0.5 \
             + (1 - above) ** 0.5 * noise
@@ -61,7 +63,7 @@ def photo() -> torch.Tensor:
 def invert(model: Any, family: str, latent: torch.Tensor) -> data.Trajectory:
     source, negative = families.prompts(family, 2)
     levels = schedule.make_levels(STEPS, training_alphas(model))
-    sampler = inversion.run_inversion(model, inversion.to_host(model, latent), source, levels)
+    sampler = inversion.run_inversion(model, vp_to_host(model, latent), source, levels)
     assert sampler.latents is not None
     return data.Trajectory(
         sampler.latents, levels, "", "", source, negative, sampler.layers, fingerprint(model))
@@ -90,10 +92,10 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
         trajectory = invert(model, family, photo())
         embedding = host_learning.learn_value_embedding(
             model, trajectory, None, None, request(guidance=3.0))
-        wanted = inversion.to_host(model, trajectory.latents[:1])
+        wanted = vp_to_host(model, trajectory.latents[:1])
         plain, learnt = (
             golden.relative(
-                sampling.sample_edits(model, trajectory, e, None, 3.0)["samples"], wanted)
+                sampling.sample_edits(Edit(model, trajectory, e, None, 3.0))["samples"], wanted)
             for e in (None, embedding))
     assert embedding.scale.dtype == torch.float32 and embedding.scale.shape == (STEPS, 77, 64)
     assert learnt < 0.8 * plain
@@ -109,14 +111,14 @@ def test_edits_of_every_family_are_the_textbooks(family: str, name: str) -> None
         rows = [trajectory.negative] * 2 + [trajectory.positive, own]
         made = control_of(replace(EDITS[name], context=own[0][0]), BASE)
         made = replace(made, targets=(replace(made.targets[0], conditioning=own),))
-        found = sampling.sample_edits(model, trajectory, embedding_of(model), made, GUIDANCE)
+        found = sampling.sample_edits(Edit(model, trajectory, embedding_of(model), made, GUIDANCE))
         more = [heard_beside(model, prompt) for prompt in rows]
         wanted = textbook.sample(
             model, trajectory.noise, trajectory.positive[0][0], trajectory.negative[0][0],
             [replace(EDITS[name], context=own[0][0])],
             textbook.Settings(**BASE, threshold=0.8, scale=SCALE, shift=SHIFT), TIMESTEPS,
             **{key: torch.cat([each[key] for each in more]) for key in more[0]})[-1]
-    for row, expected in zip(found["samples"], inversion.to_host(model, wanted), strict=True):
+    for row, expected in zip(found["samples"], vp_to_host(model, wanted), strict=True):
         assert golden.relative(row, expected) < 5e-5
 
 
@@ -127,4 +129,4 @@ def test_a_trajectory_of_another_family_is_refused_with_both_widths() -> None:
         wide = [(torch.zeros(1, 77, 2048), {})]
         foreign = data.Trajectory(**{**vars(trajectory), "positive": wide})
         with pytest.raises(ValueError, match="prompts 2048 wide.*BaseModel. has 4 and 64; connect"):
-            sampling.sample_edits(model, foreign, None, None, 3.0)
+            sampling.sample_edits(Edit(model, foreign, None, None, 3.0))

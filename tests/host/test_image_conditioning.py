@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from tests import families, golden
@@ -23,7 +24,7 @@ def invert(model: Any, family: str) -> data.Trajectory:
     samples = 0.5 * torch.randn(1, 4, 24, 32, generator=generator)
     source, negative = families.prompts(family, 2)
     levels = schedule.make_levels(STEPS, training_alphas(model))
-    found = inversion.run_inversion(model, inversion.to_host(model, samples), source, levels)
+    found = inversion.run_inversion(model, vp_to_host(model, samples), source, levels)
     assert found.latents is not None
     return data.Trajectory(
         found.latents, levels, "", "", source, negative, found.layers, fingerprint(model))
@@ -45,12 +46,12 @@ def test_it_inverts_learns_and_brings_the_picture_back(
         embedding = host_learning.learn_value_embedding(
             model, trajectory, None, None,
             request(fast, guidance=GUIDANCE, inner_steps=12, learning_rate=0.05))
-        wanted = inversion.to_host(model, trajectory.latents[:1])
+        wanted = vp_to_host(model, trajectory.latents[:1])
         plain, learnt = (golden.relative(
-            sampling.sample_edits(model, trajectory, e, None, GUIDANCE)["samples"], wanted)
+            sampling.sample_edits(Edit(model, trajectory, e, None, GUIDANCE))["samples"], wanted)
             for e in (None, embedding))
         edit = control_of(EDITS["replace"], BASE)
-        both = sampling.sample_edits(model, trajectory, embedding, edit, GUIDANCE)["samples"]
+        both = sampling.sample_edits(Edit(model, trajectory, embedding, edit, GUIDANCE))["samples"]
     assert learnt < 0.8 * plain
     for step in range(STEPS):
         losses = [loss.latent for loss in embedding.losses if loss.step == step]

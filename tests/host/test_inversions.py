@@ -16,6 +16,7 @@ import torch
 from stylediffusion_pack.nodes.files import LoadInversion
 from stylediffusion_pack.stylediffusion.host import inversions
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import data
 
 from tests import golden
@@ -79,9 +80,9 @@ def test_another_model_is_a_warning_that_names_both(
     model, trajectory, embedding = made
     other = replace(trajectory, fingerprint="0" * 16), replace(embedding, fingerprint="1" * 16)
     with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="stylediffusion"):
-        sampling.sampling_parts(model, trajectory, embedding, None, 7.5)
+        sampling.sampling_parts(Edit(model, trajectory, embedding, None, 7.5))
         assert not caplog.text
-        sampling.sampling_parts(model, *other, None, 7.5)
+        sampling.sampling_parts(Edit(model, *other, None, 7.5))
     own = trajectory.fingerprint
     for what, its in (("the trajectory", "0" * 16), ("the value embedding", "1" * 16)):
         assert f"{what} was made with model {its}, but the connected MODEL is {own}" in caplog.text

@@ -8,6 +8,7 @@ import comfy.model_sampling as kinds
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.model import (
     hash_weights,
     require_compatible,
@@ -103,7 +104,7 @@ def test_guidance_zero_is_as_learnt_or_seven_and_a_half() -> None:
         for embedding, asked, wanted in (
             (None, 0.0, 7.5), (None, 2.0, 2.0), (learnt, 0.0, 3.25), (learnt, 2.0, 2.0),
         ):
-            parts = sampling.sampling_parts(model, own, embedding, None, asked)
+            parts = sampling.sampling_parts(Edit(model, own, embedding, None, asked))
             assert parts.guider.cfg == wanted
 
 
@@ -112,7 +113,7 @@ def test_sampling_starts_at_the_noisiest_latent_in_the_hosts_units() -> None:
     with torch.inference_mode():
         model = golden.load_unet()
         own = edits.trajectory_of(model)
-        parts = sampling.sampling_parts(model, own, None, None, 7.5)
+        parts = sampling.sampling_parts(Edit(model, own, None, None, 7.5))
         alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
     start = own.latents[-1:] / float(alphas[751]) ** 0.5 / 0.18215
     torch.testing.assert_close(parts.latent["samples"].cpu(), start, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn.tasks import LearningTask
 from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
@@ -55,7 +56,7 @@ def edited_steps(model: Any, trajectory: Any, edits: prompt_to_prompt.Control, e
                  ) -> list[Count]:
     embedding = replace(
         embedding_of(model), scale=torch.ones(STEPS, 77, 64), shift=torch.zeros(STEPS, 77, 64))
-    parts = sampling.sampling_parts(model, trajectory, embedding, edits, GUIDANCE, exact)
+    parts = sampling.sampling_parts(Edit(model, trajectory, embedding, edits, GUIDANCE, exact))
     start = parts.latent["samples"]
     return by_step(lambda callback: parts.guider.sample(
         torch.zeros_like(start), start, parts.sampler, parts.sigmas, callback=callback,

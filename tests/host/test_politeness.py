@@ -4,8 +4,8 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to_prompt, schedule
 
 from tests import golden
@@ -35,7 +35,7 @@ def host_euler(
     own.set_conds(rows, negative)
     own.set_cfg(GUIDANCE)
     sigmas = levels.sampling_sigmas()
-    start = inversion.to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
     start = start.expand(len(rows[0][0]), -1, -1, -1).clone()
     samples = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                          sigmas, disable_pbar=True, seed=0)
@@ -53,7 +53,7 @@ def sampled() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         trajectory = data.Trajectory(
             noise.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, negative, (),
             fingerprint(model))
-        ours = sampling.sample_edits(model, trajectory, None, idle_control(targets), GUIDANCE)
+        ours = sampling.sample_edits(Edit(model, trajectory, None, idle_control(targets), GUIDANCE))
         rows: data.Conditioning = [
             (torch.cat([p[0][0] for p in (source, *targets)]), {})]
         stacked = host_euler(model, rows, negative, noise, levels)

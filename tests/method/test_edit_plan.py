@@ -83,8 +83,8 @@ def test_one_attention_with_more_rows_is_the_edited_map_on_the_targets_values(
             first, own = plan.phases[step].mixed(heard) if kind == COND else (heard, heard[:0])
             mixed.append(first)
             second.append(own)
-        call = plan.call_rows(step, kinds, watched=False)
-        found = call.folded(call.looking(maps) @ torch.cat([*mixed, *second]))
+        call = plan.call_rows(step, kinds, heat=False)
+        found = call.folded(call.queries(maps) @ torch.cat([*mixed, *second]))
         assert torch.allclose(found, wanted, atol=1e-6), step
 
 
@@ -110,7 +110,7 @@ def test_the_source_hears_the_embedding_at_every_step_and_targets_inside_tau_v()
         heard = torch.cat([values[:, :77] * scale[step] + shift[step],
                            values[:, 77:] * scale[step] + shift[step]], 1)
         wanted = heard if step < 2 else torch.stack([heard[0], values[1]])
-        assert torch.allclose(plan.heard(step, values), wanted, atol=1e-6), step
+        assert torch.allclose(plan.embedded(step, values), wanted, atol=1e-6), step
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -119,12 +119,12 @@ def test_watched_rows_sum_the_words_columns_of_both_maps(name: str) -> None:
     away = WordMasks(torch.tensor([0.0, 0, 0, 1, 0]), torch.tensor([0.0, 0, 0, 0, 1]))
     targets = tuple(replace(t, blend=words, subtract=away) for t in EDITS[name])
     plan = edit_plan.make_plan(control(targets), None, STEPS, CPU)
-    assert plan.blended == len(targets)
+    assert plan.heat_targets == len(targets)
     maps = drawn(1 + len(targets), CELLS, TOKENS, seed=5).softmax(-1)
     for step in range(STEPS):
         phase = plan.phases[step]
-        call = plan.call_rows(step, (COND,), watched=True)
-        seen = call.looking(maps)[call.first_watched :] @ phase.columns
+        call = plan.call_rows(step, (COND,), heat=True)
+        seen = call.queries(maps)[call.first_heat_row :] @ phase.heat_columns
         found = seen.unflatten(0, (-1, len(targets))).sum(0)
         for i, own in enumerate(targets):
             whole = edited(own, maps[0], maps[i + 1], step)
@@ -138,7 +138,7 @@ def test_steps_at_which_nothing_holds_change_no_row() -> None:
     plan = edit_plan.make_plan(
         Control("", (REPLACED,), never, never, never, never), None, STEPS, CPU)
     for step in range(STEPS):
-        call = plan.call_rows(step, (UNCOND, COND), watched=True)
+        call = plan.call_rows(step, (UNCOND, COND), heat=True)
         assert call.query is None and call.partner is None
         assert plan.self_rows(step, (UNCOND, COND)) is None
-        assert not plan.phases[step].injects and not plan.phases[step].crosses
+        assert not plan.phases[step].injects_self and not plan.phases[step].injects_cross

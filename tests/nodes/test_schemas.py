@@ -82,4 +82,4 @@ def test_an_execute_is_ten_lines_or_fewer(node: Any) -> None:
 def test_the_controllers_wishes_are_inputs_of_its_node() -> None:
     (node,) = (n for n in NODES if n.define_schema().node_id.endswith("P2PlusController"))
     inputs = {part.id for part in node.define_schema().inputs}
-    assert set(controller.Wishes.__dataclass_fields__) <= inputs
+    assert set(controller.WordOptions.__dataclass_fields__) <= inputs

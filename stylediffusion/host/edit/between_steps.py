@@ -62,12 +62,12 @@ class BetweenSteps:
             self.everywhere = everywhere
         if not words:
             return self.everywhere
-        found = self._by_words(control, latents)
+        by_words = self._by_words(control, latents)
         if len(words) == len(control.targets):
-            return found
+            return by_words
         masks = self.everywhere.clone()
         for place, i in enumerate(words):
-            masks[i] = found[place]
+            masks[i] = by_words[place]
         return masks
 
     def _by_words(self, control: Control, latents: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ MODES = ("auto", "replace", "refine")
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a person may say beside the targets, as written: one part for all, or one a target."""
+class WordOptions:
+    """What may be written beside the targets, as written: one part for all, or one a target."""
 
     emphasis: str = ""
     windows: str = ""
@@ -35,27 +35,27 @@ class Wishes:
 
 def make_control(
     clip: Any, trajectory: Trajectory, targets: str, mode: str, windows: dict[str, Window],
-    wishes: Wishes | None = None, blend: Blend | None = None, mask: Tensor | None = None,
+    options: WordOptions | None = None, blend: Blend | None = None, mask: Tensor | None = None,
 ) -> Control:
     """A CONTROL for target prompts, one a line; `windows` holds tau_v, tau_c, tau_s and tau_u.
 
     A painted `mask` [1 or targets, H, W] stands in for where the blend words look. Raises
     ValueError naming the line or word where something does not fit.
     """
-    wishes, blend = wishes or Wishes(), blend or Blend()
+    options, blend = options or WordOptions(), blend or Blend()
     _require_numbers(windows, blend)
     lines, said = notation.target_lines(targets, trajectory.prompt)
     for read in said:
         log.warning(read)
     if trajectory.positive:
-        made = text_encoder.encode(clip, trajectory.prompt)
-        text_encoder.require_encoder_of(trajectory.positive, made, trajectory.prompt)
+        encoded = text_encoder.encode(clip, trajectory.prompt)
+        text_encoder.require_encoder_of(trajectory.positive, encoded, trajectory.prompt)
     source = text_encoder.tokenize(clip, trajectory.prompt)
     prompts = [text_encoder.tokenize(clip, line) for line in lines]
-    own_windows, word_windows = _windows(wishes.windows, prompts)
-    emphasis = _emphasis(wishes.emphasis, prompts)
-    blends = _word_masks(wishes.blend_words, "blend_words", source, prompts)
-    subtracts = _word_masks(wishes.subtract_words, "subtract_words", source, prompts)
+    own_windows, word_windows = _windows(options.windows, prompts)
+    emphasis = _emphasis(options.emphasis, prompts)
+    blends = _word_masks(options.blend_words, "blend_words", source, prompts)
+    subtracts = _word_masks(options.subtract_words, "subtract_words", source, prompts)
     painted = _painted(mask, len(prompts), trajectory)
     blends, subtracts = (
         [words if own is None else None for words, own in zip(masks, painted, strict=True)]
@@ -128,13 +128,13 @@ def _windows(
         for name, value in notation.pairs(part, "windows"):
             window = notation.window(value, name)
             name = fold(name) if fold(name) in TAUS else name
-            found = [()] * len(group) if name in TAUS else _somewhere(name, chosen, "windows")
-            for i, positions in zip(group, found, strict=True):
+            matches = [()] * len(group) if name in TAUS else _somewhere(name, chosen, "windows")
+            for i, positions in zip(group, matches, strict=True):
                 if name in TAUS:
                     taus[i][name] = window
                 elif positions:
                     words[i].append(WordWindow(positions, window))
-    return taus, [tuple(found) for found in words]
+    return taus, [tuple(matches) for matches in words]
 
 
 def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[Tensor | None]:
@@ -146,10 +146,10 @@ def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[Tensor | Non
             chosen = [prompts[i] for i in group]
             for i, positions in zip(group, _somewhere(name, chosen, "emphasis"), strict=True):
                 if positions:
-                    made = factors[i]
-                    made = torch.ones(len(prompts[i].token_ids)) if made is None else made
-                    made[list(positions)] = number
-                    factors[i] = made
+                    weights = factors[i]
+                    weights = torch.ones(len(prompts[i].token_ids)) if weights is None else weights
+                    weights[list(positions)] = number
+                    factors[i] = weights
     return factors
 
 
@@ -161,17 +161,17 @@ def _word_masks(
     for part, group in notation.parts_of(written, len(prompts), what):
         phrases = notation.phrases(part)
         chosen = [source, *(prompts[i] for i in group)]
-        found = [[_phrase(prompt, phrase) for prompt in chosen] for phrase in phrases]
+        matches = [[_phrase(prompt, phrase) for prompt in chosen] for phrase in phrases]
         for word in (word for phrase in phrases for word in _missing(phrase, chosen)):
             lack = _nowhere(word, chosen, what)
-            if not any(map(any, found)):
+            if not any(map(any, matches)):
                 raise ValueError(lack)
             log.warning("the other words of a list do without one: %s", lack)
         for place, i in enumerate(group, start=1):
             if phrases:
                 masks[i] = WordMasks(
-                    _mask(source, [row[0] for row in found]),
-                    _mask(prompts[i], [row[place] for row in found]))
+                    _mask(source, [row[0] for row in matches]),
+                    _mask(prompts[i], [row[place] for row in matches]))
     return masks
 
 
@@ -192,10 +192,10 @@ def _somewhere(
     word: str, prompts: list[TokenizedPrompt], what: str
 ) -> list[tuple[int, ...]]:
     """A word's positions in each prompt; raises ValueError where it is in none of them."""
-    found = [positions_of(word, prompt) for prompt in prompts]
-    if not any(found):
+    matches = [positions_of(word, prompt) for prompt in prompts]
+    if not any(matches):
         raise ValueError(_nowhere(word, prompts, what))
-    return found
+    return matches
 
 
 def _nowhere(word: str, prompts: list[TokenizedPrompt], what: str) -> str:
@@ -209,8 +209,8 @@ def _nowhere(word: str, prompts: list[TokenizedPrompt], what: str) -> str:
     return f"'{word}', written in {what}, is not in {places}{hint}{whose} words are: {typed}"
 
 
-def _mask(prompt: TokenizedPrompt, found: list[tuple[int, ...]]) -> Tensor:
+def _mask(prompt: TokenizedPrompt, matches: list[tuple[int, ...]]) -> Tensor:
     mask = torch.zeros(len(prompt.token_ids))
-    for positions in found:
+    for positions in matches:
         mask[list(positions)] = 1
     return mask

@@ -10,15 +10,15 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...method.data import Conditioning, Trajectory, ValueEmbedding
+from ...method.data import Conditioning, Trajectory
 from ...method.edit_plan import make_plan
 from ...method.layers import supervising_layers
 from ...method.prompt_to_prompt import Control
 from ...method.schedule import k_to_vp, vp_to_k
-from ..model import ModelPatcher
 from .between_steps import BetweenSteps, stepwise
 from .patches import EditRun
 from .portions import joined, portion_of, portions
+from .request import Edit
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
@@ -34,20 +34,11 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
     masks: Tensor | None = None
     run: EditRun | None = None
 
-    def __init__(
-        self,
-        model: ModelPatcher,
-        trajectory: Trajectory,
-        embedding: ValueEmbedding | None,
-        control: Control | None,
-        guidance: float,
-        exact_source: bool = False,
-    ) -> None:
-        super().__init__(model)
-        self.trajectory, self.embedding, self.control = trajectory, embedding, control
-        self.exact_source = exact_source
-        self.set_prompts(control)
-        self.set_cfg(guidance)
+    def __init__(self, edit: Edit) -> None:
+        super().__init__(edit.model)
+        self.edit, self.trajectory, self.control = edit, edit.trajectory, edit.control
+        self.set_prompts(edit.control)
+        self.set_cfg(edit.cfg)
 
     def set_prompts(self, control: Control | None) -> None:
         """The source's prompt and those of a control's targets, a row each."""
@@ -77,7 +68,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         blends = self.control is not None and self.control.blends
         self.masks = joined([mask for _, mask in runs], chosen) if blends else None
         source = runs[0][0][:1]
-        return torch.cat([source, joined([found[1:] for found, _ in runs], chosen)])
+        return torch.cat([source, joined([latents[1:] for latents, _ in runs], chosen)])
 
     def _sample(
         self, control: Control | None, noise: Tensor, latent: Tensor,
@@ -87,11 +78,11 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         """VP latents of the source and some targets, and the masks these were blended by."""
         steps, device = len(sigmas) - 1, self.model_patcher.load_device
         layers = self.trajectory.layers
-        plan = make_plan(control, self.embedding, steps, device)
+        plan = make_plan(control, self.edit.embedding, steps, device)
         run = EditRun(plan, layers, supervising_layers(layers, *latent.shape[-2:]))
-        source = source_latents(self.trajectory).to(device) if self.exact_source else None
+        source = source_latents(self.trajectory).to(device) if self.edit.exact_source else None
         after = BetweenSteps(run, control, source)
-        if self.exact_source or (self.control is not None and self.control.blends):
+        if self.edit.exact_source or (self.control is not None and self.control.blends):
             sampler = stepwise(sampler, run, after)
 
         def counted(step: int, x0: Tensor, x: Tensor, total: int) -> None:
@@ -118,8 +109,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         options = model_options or {}
         if self.run is not None:
             options = self.run.options(options)
-        found: Tensor = super().predict_noise(x, timestep, options, seed)
-        return found
+        denoised: Tensor = super().predict_noise(x, timestep, options, seed)
+        return denoised
 
 
 def _following(

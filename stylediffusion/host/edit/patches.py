@@ -29,21 +29,22 @@ LayerKey = tuple[str, int, int]
 class EditRun:
     """One sampling run of a plan: the step it is at, and what its steps have in common.
 
-    `layers` are all cross-attention layers, `watched` those whose maps local blend reads. `columns`
-    collects, layer by layer, the blend words' columns [targets, 4, h, w] summed over heads. A layer
-    that another node replaces is left to our replacement behind it: both need the true queries.
+    `layers` are all cross-attention layers, `heat_layers` those whose maps local blend reads.
+    `columns` collects, layer by layer, the blend words' columns [targets, 4, h, w] summed over
+    heads. A layer that another node replaces is deferred to our replacement behind it: both need
+    the true queries.
     """
 
     def __init__(
         self, plan: EditPlan, layers: tuple[AttentionLayer, ...],
-        watched: tuple[AttentionLayer, ...],
+        heat_layers: tuple[AttentionLayer, ...],
     ) -> None:
         self.plan, self.layers = plan, layers
         self.step = 0
         self.columns: list[Tensor] = []
-        self._watched = {_key(layer) for layer in watched}
-        self._watched_layers = watched
-        self._occupied: set[LayerKey] = set()
+        self._heat_keys = {_key(layer) for layer in heat_layers}
+        self._heat_layers = heat_layers
+        self._deferred: set[LayerKey] = set()
         self._base: dict[str, Any] | None = None
         self._options: dict[int, dict[str, Any]] = {}
         self._inputs: dict[tuple[bool, bool], tuple[Any, Tensor, Tensor, Tensor, Tensor]] = {}
@@ -57,25 +58,25 @@ class EditRun:
         """Model options with the patches this step needs, and none that would do nothing."""
         if model_options is not self._base:
             self._base, self._options = model_options, {}
-            self._occupied = {_key(layer) for layer in occupied(model_options, self.layers)}
+            self._deferred = {_key(layer) for layer in occupied(model_options, self.layers)}
         key = id(self.phase)
         if key not in self._options:
             patched = self._patched(model_options)
-            self._options[key] = uncompiled(patched) if self.plan.acts else patched
+            self._options[key] = uncompiled(patched) if self.plan.is_active else patched
         return self._options[key]
 
     def _patched(self, options: dict[str, Any]) -> dict[str, Any]:
         plan, phase = self.plan, self.phase
-        if phase.injects:
+        if phase.injects_self:
             # First, so that patches which tile or merge rows see those that look together.
             options = with_patch(options, "attn1_patch", self.self_attention, first=True)
-        if plan.hears_prompts or plan.hears_values or phase.crosses or phase.watched:
+        if plan.embeds_prompts or plan.embeds_values or phase.injects_cross or phase.heat_rows:
             options = with_patch(options, "attn2_patch", self.cross_attention)
-        if len(phase.keeping) or phase.watched:
+        if len(phase.partial) or phase.heat_rows:
             options = with_patch(options, "attn2_output_patch", self.folded, first=True)
-        left = [layer for layer in self.layers if _key(layer) in self._occupied]
-        replaced = (*(self._watched_layers if phase.watched else ()),
-                    *(left if phase.crosses else ()))
+        deferred = [layer for layer in self.layers if _key(layer) in self._deferred]
+        replaced = (*(self._heat_layers if phase.heat_rows else ()),
+                    *(deferred if phase.injects_cross else ()))
         if replaced:
             layers = tuple(dict.fromkeys(replaced))
             options = with_replacements(options, layers, self._replacement)
@@ -97,92 +98,92 @@ class EditRun:
         self, n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn2_patch: queries, keys and mixed values of every row of the attention."""
-        left, watched = self._is_left(extra), self._is_watched(extra)
-        keys, values = self._heard(context, value, extra, left, watched)
-        if left:
+        deferred, heat = self._is_deferred(extra), self._reads_heat(extra)
+        keys, values = self._inputs_of(context, value, extra, deferred, heat)
+        if deferred:
             return n, keys, values
-        return self._rows(extra, watched).looking(n), keys, values
+        return self._rows(extra, heat).queries(n), keys, values
 
     def folded(self, out: Tensor, extra: ExtraOptions) -> Tensor:
         """attn2_output_patch: one row again for each row of the call."""
-        if self._is_left(extra):
+        if self._is_deferred(extra):
             return out
-        return self._rows(extra, self._is_watched(extra)).folded(out)
+        return self._rows(extra, self._reads_heat(extra)).folded(out)
 
     def _replacement(self, layer: AttentionLayer) -> AttentionReplacement:
-        """A layer whose maps are watched, or that another node replaces, or both."""
+        """A layer whose maps are read, or that another node replaces, or both."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-            left, watched = self._is_left(extra), self._is_watched(extra)
-            rows = self._rows(extra, watched)
-            watched = watched and CONDITIONAL in extra["cond_or_uncond"]
-            if left:
-                q, k, v = rows.looking(q), rows.looking(k), self._mixed(v, extra, watched)
-            if watched:
-                _write_columns(v[rows.first_watched :], self.phase.columns, extra["n_heads"])
+            deferred, heat = self._is_deferred(extra), self._reads_heat(extra)
+            rows = self._rows(extra, heat)
+            heat = heat and CONDITIONAL in extra["cond_or_uncond"]
+            if deferred:
+                q, k, v = rows.queries(q), rows.queries(k), self._mixed(v, extra, heat)
+            if heat:
+                _write_columns(v[rows.first_heat_row :], self.phase.heat_columns, extra["n_heads"])
             out = fused_attention(q, k, v, extra)
-            if watched:
-                self._note(out[rows.first_watched :], layer, extra)
-            return rows.folded(out) if left else out
+            if heat:
+                self._note(out[rows.first_heat_row :], layer, extra)
+            return rows.folded(out) if deferred else out
 
         return attend
 
-    def _heard(
-        self, context: Tensor, value: Tensor, extra: ExtraOptions, left: bool, watched: bool
+    def _inputs_of(
+        self, context: Tensor, value: Tensor, extra: ExtraOptions, deferred: bool, heat: bool
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer; layers of a call that are given the same share them."""
         moment = self.step, tuple(extra["cond_or_uncond"])
-        last = self._inputs.get((left, watched))
+        last = self._inputs.get((deferred, heat))
         if last is not None and last[0] == moment and last[1] is context and last[2] is value:
             return last[3], last[4]
         keys, values = context, value
-        if self.plan.hears_prompts:
+        if self.plan.embeds_prompts:
             scale, shift = self.plan.table(self.step)
             keys, values = with_prompt(self.plan.kind, scale, shift, context, value, extra)
-        if self.plan.hears_values or watched or (self.phase.crosses and not left):
-            values = self._mixed(values, extra, watched, heard=True, crosses=not left)
-        if not left:
-            keys = self._rows(extra, watched).looking(keys)
-        self._inputs[left, watched] = moment, context, value, keys, values
+        if self.plan.embeds_values or heat or (self.phase.injects_cross and not deferred):
+            values = self._mixed(values, extra, heat, embed=True, inject=not deferred)
+        if not deferred:
+            keys = self._rows(extra, heat).queries(keys)
+        self._inputs[deferred, heat] = moment, context, value, keys, values
         return keys, values
 
     def _mixed(
-        self, values: Tensor, extra: ExtraOptions, watched: bool, heard: bool = False,
-        crosses: bool = True,
+        self, values: Tensor, extra: ExtraOptions, heat: bool, embed: bool = False,
+        inject: bool = True,
     ) -> Tensor:
         """Values for every row of the attention: embedded, mixed, and the second ones."""
         parts, second, seen = [], [], []
         for kind, rows in conditional_chunks(len(values), extra):
             chunk = values[rows]
             if kind == CONDITIONAL:
-                chunk = self.plan.heard(self.step, chunk) if heard else chunk.float()
-            if kind == CONDITIONAL and crosses:
+                chunk = self.plan.embedded(self.step, chunk) if embed else chunk.float()
+            if kind == CONDITIONAL and inject:
                 chunk, own = self.phase.mixed(chunk)
                 second.append(own)
-                seen += [chunk[:1]] * (len(self.phase.watched) if watched else 0)
+                seen += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)
             parts.append(chunk)
         return torch.cat([*parts, *second, *seen]).to(values.dtype)
 
-    def _rows(self, extra: ExtraOptions, watched: bool) -> CallRows:
-        return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), watched)
+    def _rows(self, extra: ExtraOptions, heat: bool) -> CallRows:
+        return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), heat)
 
-    def _is_left(self, extra: ExtraOptions) -> bool:
-        """Whether the layer of this call is left to the replacement behind another node's."""
-        return self._here(extra) in self._occupied
+    def _is_deferred(self, extra: ExtraOptions) -> bool:
+        """Whether the layer of this call is deferred to the replacement behind another node's."""
+        return self._here(extra) in self._deferred
 
-    def _is_watched(self, extra: ExtraOptions) -> bool:
-        return bool(self.phase.watched) and self._here(extra) in self._watched
+    def _reads_heat(self, extra: ExtraOptions) -> bool:
+        return bool(self.phase.heat_rows) and self._here(extra) in self._heat_keys
 
     @staticmethod
     def _here(extra: ExtraOptions) -> LayerKey:
         return (*extra["block"], extra.get("block_index", 0))
 
     def _note(self, out: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> None:
-        """Add the watched rows' columns, summed over heads, for every blended target."""
-        targets = self.plan.blended
-        found = out.view(-1, targets, out.shape[1], extra["n_heads"], extra["dim_head"])
-        found = found[..., :HEAT_COLUMNS].sum((0, 3), dtype=torch.float32)
-        self.columns.append(on_grid(found.mT, layer, extra))
+        """Add the heat rows' columns, summed over heads, for every blended target."""
+        targets = self.plan.heat_targets
+        columns = out.view(-1, targets, out.shape[1], extra["n_heads"], extra["dim_head"])
+        columns = columns[..., :HEAT_COLUMNS].sum((0, 3), dtype=torch.float32)
+        self.columns.append(on_grid(columns.mT, layer, extra))
 
 
 def _key(layer: AttentionLayer) -> LayerKey:

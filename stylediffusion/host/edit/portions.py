@@ -26,20 +26,20 @@ def portions(model: ModelPatcher, trajectory: Trajectory, control: Control | Non
     if control is None or count < 2:
         return [list(range(count))]
     most = math.ceil(count / math.ceil(count / targets_at_once(model, trajectory, count)))
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     lengths: list[int] = []
     for i, target in enumerate(control.targets):
         own = math.lcm(*target.alignment.mapper.shape)
-        for place, portion in enumerate(found):
+        for place, portion in enumerate(groups):
             both = math.lcm(own, lengths[place])
             if len(portion) < most and both == max(own, lengths[place]):
                 portion.append(i)
                 lengths[place] = both
                 break
         else:
-            found.append([i])
+            groups.append([i])
             lengths.append(own)
-    return found
+    return groups
 
 
 def portion_of(control: Control | None, chosen: list[int]) -> Control | None:
@@ -52,8 +52,8 @@ def portion_of(control: Control | None, chosen: list[int]) -> Control | None:
 def joined(rows: list[Tensor], chosen: list[list[int]]) -> Tensor:
     """Rows [targets, ...] of all portions, in the order of the whole control's targets."""
     order = [i for portion in chosen for i in portion]
-    found = torch.cat(rows)
-    return found if order == sorted(order) else found[torch.tensor(order).argsort()]
+    stacked = torch.cat(rows)
+    return stacked if order == sorted(order) else stacked[torch.tensor(order).argsort()]
 
 
 def targets_at_once(model: ModelPatcher, trajectory: Trajectory, count: int) -> int:

@@ -19,12 +19,12 @@ from ...method.schedule import k_to_vp, make_levels, vp_to_k
 from .. import text_encoder
 from ..attention import LayerFinder
 from ..inputs import MODEL_OVERFLOW, require_text
-from ..model import ModelPatcher, fingerprint, training_alphas
-from .inversion import finding, require_unet, to_host
+from ..model import ModelPatcher, fingerprint, training_alphas, vp_to_host
+from .inversion import finding, require_unet
 
 
 @dataclass(frozen=True)
-class PictureWishes:
+class PictureSettings:
     """What is painted: prompts, size in pixels, steps, guidance and the seed of the noise."""
 
     prompt: str
@@ -37,7 +37,7 @@ class PictureWishes:
 
 
 def generate(
-    model: ModelPatcher, clip: Any, wishes: PictureWishes
+    model: ModelPatcher, clip: Any, settings: PictureSettings
 ) -> tuple[Trajectory, dict[str, Any]]:
     """(the way a picture is painted, clean end first as in an inversion, and its LATENT).
 
@@ -45,29 +45,29 @@ def generate(
     and FloatingPointError, naming the step, when a latent is no longer finite.
     """
     require_unet(model)
-    require_text(wishes.prompt, "prompt")
-    require_text(wishes.negative_prompt, "negative_prompt")
-    if not wishes.prompt.strip():
+    require_text(settings.prompt, "prompt")
+    require_text(settings.negative_prompt, "negative_prompt")
+    if not settings.prompt.strip():
         raise ValueError(
             "the prompt is empty; describe the picture to paint, since its words are what can be "
             "edited"
         )
-    levels = make_levels(wishes.steps, training_alphas(model))
+    levels = make_levels(settings.steps, training_alphas(model))
     form = model.get_model_object("latent_format")
     cell = form.spacial_downscale_ratio
-    empty = torch.zeros(1, form.latent_channels, wishes.height // cell, wishes.width // cell)
-    noise = comfy.sample.prepare_noise(empty, wishes.seed)
+    empty = torch.zeros(1, form.latent_channels, settings.height // cell, settings.width // cell)
+    noise = comfy.sample.prepare_noise(empty, settings.seed)
     positive, negative = (
-        text_encoder.encode(clip, prompt) for prompt in (wishes.prompt, wishes.negative_prompt))
+        text_encoder.encode(clip, prompt) for prompt in (settings.prompt, settings.negative_prompt))
     guider, finder = comfy.samplers.CFGGuider(model), LayerFinder()
     guider.model_options = with_layers_found(guider.model_options, finder)
     guider.set_conds(positive, negative)
-    guider.set_cfg(wishes.guidance)
-    own = fingerprint(model)
-    way, samples = painted(guider, noise, levels.sampling_sigmas())
+    guider.set_cfg(settings.guidance)
+    identity = fingerprint(model)
+    path, samples = painted(guider, noise, levels.sampling_sigmas())
     trajectory = Trajectory(
-        way, levels, wishes.prompt, wishes.negative_prompt, positive, negative,
-        tuple(finder.found.values()), own)
+        path, levels, settings.prompt, settings.negative_prompt, positive, negative,
+        tuple(finder.layers.values()), identity)
     return trajectory, {"samples": samples}
 
 
@@ -77,7 +77,7 @@ def with_layers_found(model_options: dict[str, Any], finder: LayerFinder) -> dic
     def first_seen(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
     ) -> Tensor:
-        if not finder.found:
+        if not finder.layers:
             model_options = finding(model_options, finder)
         noise: Tensor = executor(x, timestep, model_options, seed)
         return noise
@@ -94,21 +94,21 @@ def painted(
     """(VP latents [N + 1, C, h, w], clean end first, and the last one in host units), by Euler."""
     model = guider.model_patcher
     preview = latent_preview.prepare_callback(model, len(sigmas) - 1)
-    way: list[Tensor] = []
+    path: list[Tensor] = []
 
     def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        way.append(k_to_vp(x, float(sigmas[step])).to("cpu", torch.float32))
-        _require_finite(way[-1], step, total)
+        path.append(k_to_vp(x, float(sigmas[step])).to("cpu", torch.float32))
+        _require_finite(path[-1], step, total)
         preview(step, denoised, x, total)
 
-    start = to_host(model, vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
     last = guider.sample(
         torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)
     samples = k_to_vp(last, float(sigmas[-1])).to("cpu", torch.float32)
     _require_finite(samples, len(sigmas) - 1, len(sigmas) - 1)
-    way.append(model.get_model_object("latent_format").process_in(samples))
-    return torch.cat(way[::-1]), samples
+    path.append(model.get_model_object("latent_format").process_in(samples))
+    return torch.cat(path[::-1]), samples
 
 
 def _require_finite(latent: Tensor, step: int, steps: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import comfy.samplers
-import comfy.utils
 import latent_preview
 import torch
 from comfy.controlnet import ControlBase
@@ -23,45 +21,15 @@ from ..attention import LayerFinder, uncompiled, with_patch
 from ..control_nets import under
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
 from ..model import ModelPatcher, fingerprint, training_alphas
+from ..stage import Stage, on_stage
 
-Callback = Callable[[int, Tensor, Tensor, int], None]
 
+@dataclass(frozen=True)
+class Inversion:
+    """A whole VP trajectory fp32 [N + 1, C, h, w], clean end first, and the UNet's layers."""
 
-class InversionSampler(comfy.samplers.Sampler):
-    """Walks the latent upward; the whole VP trajectory stays in `latents` [N + 1, C, h, w]."""
-
-    def __init__(self, levels: Levels) -> None:
-        self.levels = levels
-        self.latents: Tensor | None = None
-        self.layers: tuple[AttentionLayer, ...] = ()
-
-    def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any],
-        callback: Callback | None, noise: Tensor, latent_image: Tensor,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        """Called by the guider with the model ready; returns the k-diffusion latent at level N."""
-        finder = LayerFinder()
-        probing = finding(extra_args["model_options"], finder)
-        plain = {**extra_args}
-        shown: dict[str, Tensor] = {}
-
-        def predict_noise(latent: Tensor, level: int) -> Tensor:
-            sigma = float(sigmas[level])
-            x = vp_to_k(latent, sigma)
-            args = {**plain, "model_options": probing} if level == 1 else plain
-            shown["x0"] = model_wrap(x, sigmas[level].expand(len(x)), **args)
-            return (x - shown["x0"]) / sigma
-
-        def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
-            if callback is not None:
-                callback(k, shown["x0"], latent, self.levels.steps)
-
-        trajectory = invert(predict_noise, latent_image, self.levels, after_step)
-        self.latents = trajectory.to("cpu", torch.float32)
-        self.layers = tuple(finder.found.values())
-        return vp_to_k(trajectory[-1:], float(sigmas[-1]))
+    latents: Tensor
+    layers: tuple[AttentionLayer, ...]
 
 
 def finding(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
@@ -138,30 +106,38 @@ def invert_latent(
     positive, negative = (
         under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
     own = fingerprint(model)
-    sampler = run_inversion(model, samples, positive, levels)
-    assert sampler.latents is not None
+    found = run_inversion(model, samples, positive, levels)
     return Trajectory(
-        sampler.latents, levels, prompt, negative_prompt, positive, negative, sampler.layers,
-        own,
-    )
+        found.latents, levels, prompt, negative_prompt, positive, negative, found.layers, own)
 
 
 def run_inversion(
     model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels
-) -> InversionSampler:
-    """Drive an InversionSampler with the host's guider at guidance 1."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, positive)
-    guider.set_cfg(1.0)
-    sampler = InversionSampler(levels)
-    callback = latent_preview.prepare_callback(model, levels.steps)
-    guider.sample(
-        torch.zeros_like(samples), samples, sampler, levels.sigmas.to(torch.float32),
-        callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-    )
-    return sampler
+) -> Inversion:
+    """Walk a latent [1, C, h, w] (host units) upward on the host's stage, at guidance 1."""
+    found: list[Inversion] = []
+    on_stage(
+        model, positive, positive, levels.sigmas.to(torch.float32), samples,
+        lambda stage: found.append(_inverted(stage, levels)),
+        callback=latent_preview.prepare_callback(model, levels.steps))
+    return found[0]
 
 
-def to_host(model: ModelPatcher, latent: Tensor) -> Tensor:
-    """A VP latent in the units of a LATENT (z / scale_factor)."""
-    return model.get_model_object("latent_format").process_out(latent)
+def _inverted(stage: Stage, levels: Levels) -> Inversion:
+    finder, x0 = LayerFinder(), stage.latent
+    probing = finding(stage.model_options, finder)
+
+    def predict_noise(latent: Tensor, level: int) -> Tensor:
+        nonlocal x0
+        sigma = float(stage.sigmas[level])
+        x = vp_to_k(latent, sigma)
+        options = probing if level == 1 else stage.model_options
+        x0 = stage.denoised(x, stage.sigmas[level], options)
+        return (x - x0) / sigma
+
+    def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
+        if stage.callback is not None:
+            stage.callback(k, x0, latent, levels.steps)
+
+    latents = invert(predict_noise, stage.latent, levels, after_step)
+    return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))

@@ -15,15 +15,22 @@ from torch import Tensor
 from ...method.adam import AdamSchedule, AdamSolver
 from ...method.data import NULL_TEXT, Conditioning, InnerLoss, Trajectory, ValueEmbedding
 from ...method.layers import supervising_layers
-from ...method.learning import LearningRun, LearningStep, Learnt, Solver, Watch, learn
+from ...method.learning import (
+    LearningRun,
+    LearningStep,
+    Learnt,
+    Solver,
+    Watch,
+    learn,
+)
 from ...method.preconditioner import channel_root, token_root, whitened_values
 from ...method.quasi_newton import QuasiNewtonSolver, learn_together
 from ...method.value_embedding import CHUNK_TOKENS, make_mapping
+from ..autograd.clone import differentiable_clone
 from ..control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
 from ..edit.guider import stacked
 from ..model import (
     ModelPatcher,
-    differentiable_clone,
     fingerprint,
     warn_if_other,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...method.layers import AttentionLayer
@@ -36,8 +37,9 @@ def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> T
     for part in columns.to(q).split(width, dim=-1):
         value = q.new_zeros(len(q), k.shape[1], heads, width)
         value[..., : part.shape[-1]] = part.unsqueeze(2)
-        out = fused_attention(q, k, value.flatten(2), extra)
-        parts.append(out.unflatten(-1, (heads, width))[..., : part.shape[-1]].float().sum(2))
+        out = fused_attention(q, k, rearrange(value, "b t h d -> b t (h d)"), extra)
+        sums = rearrange(out, "b n (h d) -> b h n d", h=heads)[..., : part.shape[-1]]
+        parts.append(sums.float().sum(1))
     return torch.cat(parts, dim=-1)
 
 
@@ -71,9 +73,9 @@ class PromptHeat:
             if step in self.steps:
                 for kind, rows in conditional_chunks(len(q), extra):
                     if kind == CONDITIONAL:
-                        found = self._columns(q[rows], k[rows], extra, step).T
-                        found = on_grid(found, layer, extra)
-                        self.sums = found if self.sums is None else self.sums + found
+                        columns = self._columns(q[rows], k[rows], extra, step).T
+                        columns = on_grid(columns, layer, extra)
+                        self.sums = columns if self.sums is None else self.sums + columns
             return fused_attention(q, k, v, extra)
 
         return attend
@@ -86,8 +88,8 @@ class PromptHeat:
 
     def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
         """[h * w, words] of the row's edited map: the source's share and its own."""
-        found = column_sums(q[:1], k[:1], self.through_source[step : step + 1], extra)
+        columns = column_sums(q[:1], k[:1], self.through_source[step : step + 1], extra)
         if self.own is not None and self.keeps[step]:
             own = slice(self.row, self.row + 1)
-            found = found + column_sums(q[own], k[own], self.own[step : step + 1], extra)
-        return found[0]
+            columns = columns + column_sums(q[own], k[own], self.own[step : step + 1], extra)
+        return columns[0]

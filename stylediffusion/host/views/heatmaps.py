@@ -1,21 +1,20 @@
-"""Seeing what happened: where words look, and source, reconstruction and edits side by side."""
+"""Where words look, in the inversion or while it is sampled, laid over the picture."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ...drawing import sheets
-from ...drawing.metrics import psnr
 from ...method.alignment import TokenizedPrompt
-from ...method.data import Trajectory, ValueEmbedding
+from ...method.data import Trajectory
 from ...method.layers import AttentionLayer, supervising_layers
 from ...method.prompt_to_prompt import Control
 from ...method.schedule import vp_to_k
@@ -24,45 +23,21 @@ from ...prompts.positions import positions_of
 from ...prompts.words import bare, listed, nearest
 from .. import text_encoder
 from ..attention import uncompiled, with_replacements
+from ..edit.request import Edit
 from ..edit.sampling import sample_edits
-from ..inputs import MODEL_OVERFLOW, decoded, pictures_of, require_given, samples_of
-from ..invert.inversion import to_host
-from ..model import ModelPatcher, require_compatible, warn_if_other
+from ..inputs import one_picture
+from ..model import ModelPatcher, vp_to_host
+from ..stage import Stage, on_stage
 from .heat import PromptHeat
 
 
 @dataclass(frozen=True)
-class HeatWishes:
+class HeatRequest:
     """What to look at, as written: words (none for all), row (0 the source), window of steps."""
 
     words: str = ""
     target: int = 0
     steps: str = "0-1"
-
-
-class TrajectoryViewer(comfy.samplers.Sampler):
-    """Sees the latents of a trajectory again, each at the level its entry was recorded at."""
-
-    def __init__(self, trajectory: Trajectory, heat: PromptHeat) -> None:
-        self.trajectory, self.heat = trajectory, heat
-
-    def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any,
-        noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        """Called by the guider with the model ready; returns the latent unchanged."""
-        layers = watched_layers(self.trajectory)
-        options = uncompiled(with_replacements(
-            extra_args["model_options"], layers, self.heat.replacement))
-        bar = comfy.utils.ProgressBar(len(self.heat.steps))
-        for step in self.heat.steps:
-            entry = self.trajectory.steps - 1 - step
-            latent = self.trajectory.latents[entry : entry + 1].to(latent_image)
-            x = vp_to_k(latent, float(sigmas[step]))
-            model_wrap(x, sigmas[step].expand(1), **{**extra_args, "model_options": options})
-            bar.update(1)
-        return latent_image
 
 
 def watched_layers(trajectory: Trajectory) -> tuple[AttentionLayer, ...]:
@@ -71,31 +46,31 @@ def watched_layers(trajectory: Trajectory) -> tuple[AttentionLayer, ...]:
 
 
 def heatmaps(
-    model: ModelPatcher, clip: Any, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control | None, image: Tensor | None, wishes: HeatWishes,
+    edit: Edit, clip: Any, image: Tensor | None, request: HeatRequest
 ) -> tuple[Tensor, Tensor]:
     """(sheet [1, H, W, 3] with a tile for each word, masks [words, H, W] in 0..1).
 
     Seen on the trajectory, or while it is sampled where there is an embedding or a control.
     """
-    prompt = text_encoder.tokenize(clip, prompt_of(trajectory, control, wishes.target))
-    words, columns = chosen_columns(prompt, wishes.words)
-    steps = chosen_steps(wishes.steps, trajectory.steps)
-    picture = background(model, trajectory) if image is None else own_picture(image, trajectory)
-    sampled = control is not None or embedding is not None
-    watch = PromptHeat(
-        columns, steps, wishes.target, control, trajectory.steps, model.load_device)
+    trajectory, steps = edit.trajectory, chosen_steps(request.steps, edit.trajectory.steps)
+    prompt = text_encoder.tokenize(clip, prompt_of(trajectory, edit.control, request.target))
+    words, columns = chosen_columns(prompt, request.words)
+    picture = (
+        background(edit.model, trajectory) if image is None else own_picture(image, trajectory))
+    sampled = edit.control is not None or edit.embedding is not None
+    heat = PromptHeat(
+        columns, steps, request.target, edit.control, trajectory.steps, edit.model.load_device)
     if sampled:
-        watch_sampling(model, trajectory, embedding, control, watch)
+        watch_sampling(edit, heat)
     else:
-        watch_trajectory(model, trajectory, watch)
-    assert watch.sums is not None
-    heat = watch.sums.cpu()
-    masks = sheets.spread(heat, *picture.shape[:2])
+        watch_trajectory(edit, heat)
+    assert heat.sums is not None
+    sums = heat.sums.cpu()
+    masks = sheets.spread(sums, *picture.shape[:2])
     tiles = [
         (word, f"{100 * share:.1f} % among these words", sheets.overlaid(picture, mask))
-        for word, share, mask in zip(words, sheets.shares(heat), masks, strict=True)]
-    heading = f"Where words look in {_scene(sampled, wishes.target)}, "
+        for word, share, mask in zip(words, sheets.shares(sums), masks, strict=True)]
+    heading = f"Where words look in {_scene(sampled, request.target)}, "
     heading += _span(steps[0] + 1, steps[-1] + 1, trajectory.steps)
     return sheets.grid(f"\u201c{prompt.text}\u201d", heading, tiles)[None], masks
 
@@ -110,28 +85,32 @@ def _span(first: int, last: int, count: int) -> str:
     return f"step {first} of {count}" if first == last else f"steps {first} to {last} of {count}"
 
 
-def watch_trajectory(model: ModelPatcher, trajectory: Trajectory, heat: PromptHeat) -> None:
-    """One conditional forward for each chosen step, on the latent of the trajectory."""
-    require_compatible(model, trajectory)
-    warn_if_other(model, trajectory.fingerprint, "the trajectory")
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(trajectory.positive, trajectory.positive)
-    guider.set_cfg(1.0)
-    start = to_host(model, trajectory.noise)
-    guider.sample(
-        torch.zeros_like(start), start, TrajectoryViewer(trajectory, heat),
-        trajectory.levels.sampling_sigmas(), disable_pbar=True)
+def watch_trajectory(edit: Edit, heat: PromptHeat) -> None:
+    """One conditional forward for each chosen step, on the trajectory's latent."""
+    edit.warn_of_other_models()
+    trajectory = edit.trajectory
+
+    def watch(stage: Stage) -> None:
+        options = uncompiled(with_replacements(
+            stage.model_options, watched_layers(trajectory), heat.replacement))
+        bar = comfy.utils.ProgressBar(len(heat.steps))
+        for step in heat.steps:
+            entry = trajectory.steps - 1 - step
+            latent = trajectory.latents[entry : entry + 1].to(stage.latent)
+            stage.denoised(vp_to_k(latent, float(stage.sigmas[step])), stage.sigmas[step], options)
+            bar.update(1)
+
+    on_stage(
+        edit.model, trajectory.positive, trajectory.positive, trajectory.levels.sampling_sigmas(),
+        vp_to_host(edit.model, trajectory.noise), watch)
 
 
-def watch_sampling(
-    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control | None, heat: PromptHeat,
-) -> None:
+def watch_sampling(edit: Edit, heat: PromptHeat) -> None:
     """One sampling run, as the Sample node's at the guidance that was learnt."""
-    watched = model.clone()
+    watched = edit.model.clone()
     watched.model_options = with_replacements(
-        watched.model_options, watched_layers(trajectory), heat.replacement)
-    sample_edits(watched, trajectory, embedding, control, 0.0)
+        watched.model_options, watched_layers(edit.trajectory), heat.replacement)
+    sample_edits(replace(edit, model=watched))
 
 
 def prompt_of(trajectory: Trajectory, control: Control | None, target: int) -> str:
@@ -203,20 +182,6 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
     return picture
 
 
-def one_picture(image: Tensor | None) -> Tensor:
-    """The only picture [H, W, 3] of an IMAGE; raises ValueError where it holds another number.
-
-    And for one without cells, without colours, or with numbers that are not finite.
-    """
-    pictures = pictures_of(image)
-    if len(pictures) > 1:
-        raise ValueError(
-            f"the image holds {len(pictures)} pictures, but one is needed: the one that was "
-            "inverted; pick it with ImageFromBatch"
-        )
-    return pictures[0, ..., :3].float().cpu()
-
-
 def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
     """The clean latent in the colours of the host's previews, at the picture's size; or grey."""
     form = model.get_model_object("latent_format")
@@ -226,55 +191,5 @@ def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
     previewer = latent_preview.Latent2RGBPreviewer(
         form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape)
     seen = sheets.picture_of(previewer.decode_latent_to_preview(trajectory.latents[:1].clone()))
-    smooth = F.interpolate(seen.movedim(-1, 0)[None], (height, width), mode="bilinear")
-    return smooth[0].movedim(0, -1)
-
-
-def compare(
-    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None
-) -> tuple[Tensor, str]:
-    """(sheet [1, H, W, 3] of source, reconstruction and edits, the decibels in words).
-
-    Raises ValueError for a picture or a latent that cannot be shown, or not beside each other.
-    """
-    require_given(vae, "VAE", "Load Checkpoint or Load VAE")
-    samples = samples_of(latent, "Sample", MODEL_OVERFLOW)
-    labels = edit_labels(len(samples) - 1, control)
-    one_picture(image)  # before the VAE is handed it
-    source = vae.vae_encode_crop_pixels(image)[..., :3].float().cpu()
-    painted = decoded(vae, samples)
-    require_same_size(source, painted)
-    reached = psnr(painted[:1], source)
-    ceiling = psnr(decoded(vae, vae.encode(image)), source)
-    tiles = [("source", "", source[0]),
-             ("reconstruction", f"{reached:.2f} dB (ceiling {ceiling:.2f} dB)", painted[0]),
-             *((label, "", edit) for label, edit in zip(labels, painted[1:], strict=True))]
-    title = "" if control is None else f"\u201c{control.source_prompt}\u201d"
-    report = f"reconstruction {reached:.2f} dB, ceiling (VAE alone) {ceiling:.2f} dB"
-    return sheets.grid(title, "", tiles)[None], report
-
-
-def edit_labels(count: int, control: Control | None) -> list[str]:
-    """A name for each edit: its prompt, or its number where there is no control.
-
-    Raises ValueError where the control has another number of targets.
-    """
-    if control is None:
-        return [f"edit {i + 1}" for i in range(count)]
-    if len(control.targets) != count:
-        raise ValueError(
-            f"the number of targets in the control is {len(control.targets)}, but the number of "
-            f"edits in the latent, after the reconstruction, is {count}; connect the control that "
-            "Sample was given, or none"
-        )
-    return [f"\u201c{target.prompt}\u201d" for target in control.targets]
-
-
-def require_same_size(source: Tensor, painted: Tensor) -> None:
-    """Raise ValueError unless an IMAGE has the size of a decoded latent."""
-    own, wanted = (f"{found.shape[2]} x {found.shape[1]}" for found in (source, painted))
-    if own != wanted:
-        raise ValueError(
-            f"the image is {own}, but the decoded latent is {wanted}; connect the picture that "
-            "was inverted, at the size it was encoded at"
-        )
+    smooth = F.interpolate(rearrange(seen, "h w c -> 1 c h w"), (height, width), mode="bilinear")
+    return rearrange(smooth, "1 c h w -> h w c")

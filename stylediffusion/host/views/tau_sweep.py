@@ -8,25 +8,25 @@ from typing import Any
 from torch import Tensor
 
 from ...drawing import sheets
-from ...method.data import VALUE_EMBEDDING, Trajectory, ValueEmbedding
+from ...method.data import VALUE_EMBEDDING, ValueEmbedding
 from ...method.prompt_to_prompt import Control, Target
 from ...method.sweep import Axis, cells, distinct
+from ..edit.request import Edit
 from ..edit.sampling import sample_edits
-from ..model import ModelPatcher
 
 
 def sweep(
-    model: ModelPatcher, vae: Any, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control, axes: tuple[Axis, Axis], place: int, guidance: float,
+    edit: Edit, vae: Any, axes: tuple[Axis, Axis], place: int
 ) -> tuple[dict[str, Any], Tensor]:
     """(LATENT of all cells, row by row, and their labelled grid [1, H, W, 3]).
 
     `place` counts the control's targets from 1. Raises ValueError where an axis has no effect.
     """
-    require_effect(axes, embedding)
-    target = target_at(control, place)
-    made = replace(control, targets=cells(target, *axes))
-    samples = sample_cells(model, trajectory, embedding, made, guidance)
+    require_effect(axes, edit.embedding)
+    assert edit.control is not None
+    target = target_at(edit.control, place)
+    swept = replace(edit.control, targets=cells(target, *axes))
+    samples = sample_cells(replace(edit, control=swept))
     pictures = vae.decode(samples)[..., :3].float().cpu()
     return {"samples": samples}, labelled_grid(target.prompt, axes, pictures)
 
@@ -51,15 +51,12 @@ def target_at(control: Control, place: int) -> Target:
     return control.targets[place - 1]
 
 
-def sample_cells(
-    model: ModelPatcher, trajectory: Trajectory, embedding: ValueEmbedding | None,
-    control: Control, guidance: float,
-) -> Tensor:
+def sample_cells(edit: Edit) -> Tensor:
     """Host-unit samples of every target, without the source; what is the same is painted once."""
-    kept, places = distinct(control, trajectory.steps)
-    chosen = replace(control, targets=tuple(control.targets[i] for i in kept))
-    samples = sample_edits(model, trajectory, embedding, chosen, guidance)["samples"]
-    painted: Tensor = samples[1:][places]
+    assert edit.control is not None
+    kept, places = distinct(edit.control, edit.trajectory.steps)
+    chosen = replace(edit.control, targets=tuple(edit.control.targets[i] for i in kept))
+    painted: Tensor = sample_edits(replace(edit, control=chosen))["samples"][1:][places]
     return painted
 
 

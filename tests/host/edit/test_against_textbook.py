@@ -7,8 +7,9 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -17,7 +18,8 @@ from stylediffusion_pack.stylediffusion.method import (
     schedule,
 )
 
-from tests import golden, textbook
+from reference import textbook
+from tests import golden
 
 STEPS, TIMESTEPS = 4, [751, 501, 251, 1]
 TAUS = ("tau_v", "tau_c", "tau_s", "tau_u")
@@ -108,7 +110,7 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
     levels = schedule.make_levels(STEPS, training_alphas(model))
     source, negative = [(prompts[0], {})], [(prompts[1], {})]
     probe = inversion.run_inversion(
-        model, inversion.to_host(model, noise), source,
+        model, vp_to_host(model, noise), source,
         schedule.make_levels(1, training_alphas(model)))
     trajectory = data.Trajectory(
         noise.expand(STEPS + 1, -1, -1, -1), levels, "", "", source, negative, probe.layers,
@@ -116,9 +118,9 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
     embedding = None
     if settings.scale is not None and settings.shift is not None:
         embedding = data.ValueEmbedding(settings.scale, settings.shift, 7.5, "", "", ())
-    own = guider.P2PlusGuider(model, trajectory, embedding, chosen, settings.guidance)
+    own = guider.P2PlusGuider(Edit(model, trajectory, embedding, chosen, settings.guidance))
     sigmas, seen = levels.sampling_sigmas(), [[] for _ in range(STEPS - 1)]
-    start = inversion.to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
         portion, i = divmod(step, STEPS)

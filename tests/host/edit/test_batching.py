@@ -7,9 +7,11 @@ import comfy.model_patcher
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 
-from tests import golden, textbook
+from reference import textbook
+from tests import golden
 from tests.edits import (
     BASE,
     EDITS,
@@ -51,8 +53,9 @@ def check(name: str, batches: set[tuple[int, ...]], guidance: float = 7.5, chunk
         trajectory = replace(trajectory_of(model), negative=[(negative_of(chunks), {})])
         model.set_model_attn1_patch(seen.patch)
         found = sampling.sample_edits(
-            model, trajectory, embedding_of(model), control_of(edit, WINDOWS), guidance)["samples"]
-        wanted = inversion.to_host(model, wanted)
+            Edit(model, trajectory, embedding_of(model), control_of(edit, WINDOWS), guidance)
+        )["samples"]
+        wanted = vp_to_host(model, wanted)
     assert seen == batches
     for row in (0, 1):
         assert golden.relative(found[row], wanted[row]) < 5e-5, row

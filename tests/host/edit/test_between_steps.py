@@ -7,6 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
 from tests import golden
@@ -28,7 +29,9 @@ def painted(model: Any, name: str, mask: torch.Tensor | None, exact: bool = Fals
                     blend=replace(made.blend, start=0.0))
     with torch.inference_mode():
         trajectory = trajectory_of(model)
-        parts = sampling.sampling_parts(model, trajectory, embedding_of(model), edits, 2.0, exact)
+        parts = sampling.sampling_parts(
+            Edit(model, trajectory, embedding_of(model), edits, 2.0, exact)
+        )
         start = parts.latent["samples"]
         found: torch.Tensor = parts.guider.sample(
             torch.zeros_like(start), start, comfy.samplers.sampler_object(name), parts.sigmas,
@@ -92,8 +95,8 @@ def test_targets_without_words_beside_one_that_is_blended_show_everywhere(model:
     hidden, free = replace(made.targets[0], mask=NOWHERE), made.targets[0]
     with torch.inference_mode():
         both, alone = (sampling.sample_edits(
-            model, trajectory_of(model), embedding_of(model),
-            replace(made, targets=targets, blend=replace(made.blend, start=0.0)), 2.0)["samples"]
+            Edit(model, trajectory_of(model), embedding_of(model),
+            replace(made, targets=targets, blend=replace(made.blend, start=0.0)), 2.0))["samples"]
             for targets in ((hidden, free), (free,)))
     assert torch.equal(both[1], both[0])
     assert golden.relative(both[2], alone[1]) < 1e-5
@@ -106,7 +109,7 @@ def test_windows_are_those_of_the_step_that_a_whole_sampler_is_at(model: Any) ->
         replace(made, tau_c=prompt_to_prompt.Window(0.0, end)) for end in (0.0, 0.2, 1.0))
     with torch.inference_mode():
         found = [sampling.sample_edits(
-            model, trajectory_of(model), embedding_of(model), edits, 2.0)["samples"][1]
+            Edit(model, trajectory_of(model), embedding_of(model), edits, 2.0))["samples"][1]
             for edits in (never, once, always)]
     assert golden.relative(found[1], found[0]) > 1e-4
     assert golden.relative(found[2], found[1]) > 1e-4

@@ -8,9 +8,11 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 from stylediffusion_pack.stylediffusion.host.edit import sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 
-from tests import golden, textbook
+from reference import textbook
+from tests import golden
 from tests.edits import (
     BASE,
     EDITS,
@@ -94,13 +96,13 @@ def check(name: str, equip: Callable[[comfy.model_patcher.ModelPatcher], None],
     with torch.inference_mode():
         model = golden.load_unet()
         wanted, plain = (
-            inversion.to_host(model, textbook.sample(
+            vp_to_host(model, textbook.sample(
                 under, NOISE, context(1), context(2), [EDITS[name]], SETTINGS, TIMESTEPS)[-1])
             for under in (Patched(model, patches or {}), model))
         trajectory, embedding = trajectory_of(model), embedding_of(model)
         equip(model)
         found = sampling.sample_edits(
-            model, trajectory, embedding, control_of(EDITS[name], BASE), 7.5)["samples"]
+            Edit(model, trajectory, embedding, control_of(EDITS[name], BASE), 7.5))["samples"]
     for row in (0, 1):
         assert golden.relative(found[row], wanted[row]) < 5e-5, row
     if patches:

@@ -13,7 +13,8 @@ from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to
 from stylediffusion_pack.stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.prompts.notation import make_axes
 
-from tests import edits, golden, textbook
+from reference import textbook
+from tests import edits, golden
 
 every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
 

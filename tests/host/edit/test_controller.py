@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
-from stylediffusion_pack.stylediffusion.host.edit import controller, guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit import controller, guider
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt, schedule
 
 SOURCE = "a painting of a brown cat"
@@ -73,17 +74,17 @@ def test_a_target_equal_to_the_source_is_a_warning_that_quotes_it(
 
 def test_a_control_of_another_prompt_names_both_and_the_socket(clip: Any) -> None:
     with pytest.raises(ValueError, match="'a painting of a brown cat'.*'a boat'.*connect the same"):
-        sampling.require_matching(trajectory("a boat"), None, make(clip, "a brown boat"))
+        Edit(None, trajectory("a boat"), None, make(clip, "a brown boat"))
 
 
 def test_an_embedding_over_other_steps_names_both_counts() -> None:
     with pytest.raises(ValueError, match="learnt over 7 steps, but the trajectory has 4"):
-        sampling.require_matching(trajectory(), embedding(7), None)
+        Edit(None, trajectory(), embedding(7))
 
 
 def test_an_embedding_of_another_prompt_names_both() -> None:
     with pytest.raises(ValueError, match="'a boat'.*'a painting of a brown cat'"):
-        sampling.require_matching(trajectory(), embedding(prompt="a boat"), None)
+        Edit(None, trajectory(), embedding(prompt="a boat"))
 
 
 def test_a_latent_of_another_size_names_both_sizes() -> None:
@@ -93,7 +94,7 @@ def test_a_latent_of_another_size_names_both_sizes() -> None:
 
 def wished(clip: Any, targets: str, **wishes: str) -> prompt_to_prompt.Control:
     return controller.make_control(
-        clip, trajectory(), targets, "auto", WINDOWS, controller.Wishes(**wishes))
+        clip, trajectory(), targets, "auto", WINDOWS, controller.WordOptions(**wishes))
 
 
 def tokens(mask: torch.Tensor) -> list[int]:
@@ -195,7 +196,7 @@ def test_a_source_of_one_word_is_replaced_refined_blended_and_emphasised(
     word = target.strip("(),:.13")
     (made,) = controller.make_control(
         clip, trajectory(source), target, "auto", WINDOWS,
-        controller.Wishes(f"{word}: 2", f"{word}: 0-0.3", source, "")).targets
+        controller.WordOptions(f"{word}: 2", f"{word}: 0-0.3", source, "")).targets
     assert made.mode == "replace" and made.alignment.aligned[1] == 1
     if mapper is not None:
         for old, new in mapper.items():
@@ -213,7 +214,7 @@ def test_a_source_of_one_word_is_replaced_refined_blended_and_emphasised(
 def test_commas_case_and_weights_find_the_words_a_person_means(clip: Any) -> None:
     (made,) = controller.make_control(
         clip, trajectory("A Painting, of a (Brown:1.2) Cat."), "a painting, of a (brown:0.8) TIGER",
-        "auto", WINDOWS, controller.Wishes(
+        "auto", WINDOWS, controller.WordOptions(
             "tiger: 1.5, BROWN: 0.5", "(tiger): 0-0.4", "cat, Tiger", "painting")).targets
     assert made.mode == "replace" and made.blend is not None and made.subtract is not None
     assert tokens(made.blend.source) == [7, 8] and tokens(made.blend.target) == [7]
@@ -228,7 +229,7 @@ def test_commas_case_and_weights_find_the_words_a_person_means(clip: Any) -> Non
 
 def painted(clip: Any, mask: torch.Tensor, **wishes: str) -> prompt_to_prompt.Control:
     return controller.make_control(
-        clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controller.Wishes(**wishes),
+        clip, trajectory(), f"{BOAT}\n{BIG}", "auto", WINDOWS, controller.WordOptions(**wishes),
         mask=mask)
 
 

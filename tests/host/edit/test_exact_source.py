@@ -6,8 +6,9 @@ import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to_prompt, schedule
 
 from tests import golden
@@ -34,7 +35,7 @@ def trajectory(model: Any, prompts: Any) -> data.Trajectory:
     with torch.inference_mode():
         levels = schedule.make_levels(STEPS, training_alphas(model))
         latent = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(22))
-        samples = inversion.to_host(model, latent)
+        samples = vp_to_host(model, latent)
         found = inversion.run_inversion(model, samples, prompts[0], levels)
         assert found.latents is not None
         return data.Trajectory(found.latents, levels, "", "", prompts[0], prompts[2],
@@ -49,7 +50,7 @@ def edit(prompts: Any, tau_s: prompt_to_prompt.Window) -> prompt_to_prompt.Contr
 
 def sample(model: Any, trajectory: Any, edits: Any, exact: bool) -> torch.Tensor:
     with torch.inference_mode():
-        found = sampling.sample_edits(model, trajectory, None, edits, GUIDANCE, exact)
+        found = sampling.sample_edits(Edit(model, trajectory, None, edits, GUIDANCE, exact))
         return found["samples"] * model.model.latent_format.scale_factor
 
 
@@ -84,9 +85,9 @@ def test_a_source_that_already_comes_back_is_left_as_it_is(
         way.append(x[:1] / (1 + sigma**2) ** 0.5)
 
     with torch.inference_mode():
-        own = guider.P2PlusGuider(model, trajectory, None, edit(prompts, ALWAYS), GUIDANCE)
+        own = guider.P2PlusGuider(Edit(model, trajectory, None, edit(prompts, ALWAYS), GUIDANCE))
         sigmas = trajectory.levels.sampling_sigmas()
-        start = inversion.to_host(model, trajectory.noise * (1 + float(sigmas[0]) ** 2) ** 0.5)
+        start = vp_to_host(model, trajectory.noise * (1 + float(sigmas[0]) ** 2) ** 0.5)
         euler = comfy.samplers.sampler_object("euler")
         last = own.sample(torch.zeros_like(start), start, euler, sigmas,
                           callback=callback, disable_pbar=True, seed=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import data, local_blend, prompt_to_prompt
 
 from tests import golden
@@ -21,7 +22,7 @@ def sampled(
     with torch.inference_mode():
         model = golden.load_unet()
         trajectory = trajectory or trajectory_of(model)
-        latent, masks = sampling.sample_with_masks(model, trajectory, None, edits, 7.5)
+        latent, masks = sampling.sample_with_masks(Edit(model, trajectory, None, edits, 7.5))
     return latent["samples"], masks
 
 
@@ -71,6 +72,6 @@ def test_words_are_found_where_another_node_shrinks_the_first_steps() -> None:
         shrunk = PatchModelAddDownscale.execute(
             model, 1, 2.0, 0.0, 0.5, True, "bilinear", "bilinear")[0]
         edits = replace(blending(WORDS), blend=local_blend.Blend(threshold=0.97, pooling=1))
-        latent, masks = sampling.sample_with_masks(shrunk, trajectory, None, edits, 7.5)
+        latent, masks = sampling.sample_with_masks(Edit(shrunk, trajectory, None, edits, 7.5))
     assert torch.isfinite(latent["samples"]).all()
     assert masks.shape == (1, 128, 192) and 0 < masks.mean() < 1

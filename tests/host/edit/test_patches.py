@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion.host.edit import between_steps, guider
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -80,7 +81,7 @@ def sample(name: str) -> Run:
         source, edit, empty = ([(t, {})] for t in
                                (case["cond"][:1], case["cond"][1:], case["uncond"][:1]))
         probe = inversion.run_inversion(
-            model, inversion.to_host(model, case["x_t"]), source,
+            model, vp_to_host(model, case["x_t"]), source,
             schedule.make_levels(1, training_alphas(model)))
         trajectory = data.Trajectory(
             case["x_t"].expand(6, -1, -1, -1), levels, "", "", source, empty, probe.layers,
@@ -89,9 +90,9 @@ def sample(name: str) -> Run:
             "", "", edit, recorded_alignment(case), blend=recorded_words(name))
         edits = prompt_to_prompt.Control(
             "", (target,), **windows, blend=local_blend.Blend(threshold=facts["lb_th"][0]))
-        own = guider.P2PlusGuider(model, trajectory, recorded_embedding(case), edits, 7.5)
+        own = guider.P2PlusGuider(Edit(model, trajectory, recorded_embedding(case), edits, 7.5))
         sigmas = levels.sampling_sigmas()
-        start = inversion.to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
+        start = vp_to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
         mix, mask_of = between_steps.blended, between_steps.blend_mask
 
         def read(heat: torch.Tensor, *arguments: Any) -> torch.Tensor:

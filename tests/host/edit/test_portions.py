@@ -8,6 +8,7 @@ import comfy.model_patcher
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, portions, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import alignment, local_blend, prompt_to_prompt
 
 from tests import golden
@@ -56,9 +57,9 @@ def test_edits_and_masks_in_portions_are_those_of_one_batch_in_the_same_order(
     with torch.inference_mode():
         trajectory, embedding = trajectory_of(model), embedding_of(model)
         whole, masks = sampling.sample_with_masks(
-            model, trajectory, embedding, edits, GUIDANCE)
+            Edit(model, trajectory, embedding, edits, GUIDANCE))
         room_for(2, model, monkeypatch)
-        parts, own = sampling.sample_with_masks(model, trajectory, embedding, edits, GUIDANCE)
+        parts, own = sampling.sample_with_masks(Edit(model, trajectory, embedding, edits, GUIDANCE))
     assert parts["samples"].shape == whole["samples"].shape == (4, 4, 16, 24)
     for row in range(4):
         assert golden.relative(parts["samples"][row], whole["samples"][row]) < 1e-5, row
@@ -73,7 +74,10 @@ def test_the_callback_sees_one_long_run_and_every_row_at_its_end(
     seen: list[tuple[int, int, int]] = []
     with torch.inference_mode():
         parts = sampling.sampling_parts(
-            model, trajectory_of(model), None, several("replace", "refine", "replace"), GUIDANCE)
+            Edit(
+                model, trajectory_of(model), None, several("replace", "refine", "replace"), GUIDANCE
+            )
+        )
         room_for(3, model, monkeypatch)
         start = parts.latent["samples"]
         parts.guider.sample(
@@ -113,9 +117,9 @@ def test_a_portion_as_large_as_the_memory_is_no_larger_than_it_must_be(
 def test_nothing_of_a_run_stays_on_the_guider_but_masks_on_the_cpu(model: Any) -> None:
     with torch.inference_mode():
         own = guider.P2PlusGuider(
-            model, trajectory_of(model), None, several("blend"), GUIDANCE)
+            Edit(model, trajectory_of(model), None, several("blend"), GUIDANCE))
         parts = sampling.sampling_parts(
-            model, trajectory_of(model), None, several("blend"), GUIDANCE)
+            Edit(model, trajectory_of(model), None, several("blend"), GUIDANCE))
         start = parts.latent["samples"]
         own.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas, disable_pbar=True,
                    seed=0)

@@ -67,7 +67,7 @@ def edit(
     shut = prompt_to_prompt.Window(0.0, 0.0)
     windows = {"tau_v": shut, "tau_c": tau_c, "tau_s": shut, "tau_u": shut}
     return controller.make_control(
-        clip, trajectory(pair["a"]), pair["b"], "auto", windows, controller.Wishes(**wishes))
+        clip, trajectory(pair["a"]), pair["b"], "auto", windows, controller.WordOptions(**wishes))
 
 
 def written(bounds: Any) -> str:

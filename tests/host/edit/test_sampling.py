@@ -6,6 +6,7 @@ import latent_preview
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 
 from tests import golden
 from tests.edits import BASE, EDITS, GUIDANCE, STEPS, control_of, embedding_of, trajectory_of
@@ -21,7 +22,7 @@ def shown(model: Any, edits: Any, monkeypatch: pytest.MonkeyPatch) -> list[torch
 
     with monkeypatch.context() as patch:
         patch.setattr(latent_preview, "prepare_callback", prepare)
-        sampling.sample_with_masks(model, trajectory, embedding_of(model), edits, GUIDANCE)
+        sampling.sample_with_masks(Edit(model, trajectory, embedding_of(model), edits, GUIDANCE))
     return seen
 
 
@@ -33,7 +34,7 @@ def test_the_preview_is_of_the_first_edit_and_of_the_reconstruction_where_there_
         alone = shown(model, None, monkeypatch)
         beside = shown(model, control_of(EDITS["replace"], BASE), monkeypatch)
         unedited = sampling.sample_edits(
-            model, trajectory_of(model), embedding_of(model), None, GUIDANCE)["samples"]
+            Edit(model, trajectory_of(model), embedding_of(model), None, GUIDANCE))["samples"]
     assert len(alone) == len(beside) == STEPS
     assert {len(x0) for x0 in alone} == {len(x0) for x0 in beside} == {1}
     last = model.model.process_latent_in(unedited)

@@ -42,7 +42,7 @@ def wished(
     clip: Any, targets: str, source: str = SOURCE, **wishes: str
 ) -> prompt_to_prompt.Control:
     return controller.make_control(
-        clip, trajectory(source), targets, "auto", WINDOWS, controller.Wishes(**wishes))
+        clip, trajectory(source), targets, "auto", WINDOWS, controller.WordOptions(**wishes))
 
 
 def tokens(mask: torch.Tensor) -> list[int]:

@@ -9,9 +9,11 @@ from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion.host import model as patchers
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
 from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
+from reference import textbook
 from tests import golden
 
 STEPS, GUIDANCE, SEED = 4, 3.0, 8
@@ -23,10 +25,10 @@ def parts() -> Any:
         return loading.load_model(), loading.load_clip()
 
 
-def wishes(**other: Any) -> generation.PictureWishes:
+def wishes(**other: Any) -> generation.PictureSettings:
     usual = {"prompt": "a painting of a red car in the snow", "negative_prompt": "", "width": 192,
              "height": 128, "steps": STEPS, "guidance": GUIDANCE, "seed": SEED}
-    return generation.PictureWishes(**{**usual, **other})
+    return generation.PictureSettings(**{**usual, **other})
 
 
 def test_the_way_is_ddim_from_the_seeds_noise_written_out(parts: Any) -> None:
@@ -40,7 +42,7 @@ def test_the_way_is_ddim_from_the_seeds_noise_written_out(parts: Any) -> None:
         for here, below in ((751, 501), (501, 251), (251, 1), (1, 0)):
             a, b = float(alphas[here]), float(alphas[below])
             x, sigma = z / a**0.5, ((1 - a) / a) ** 0.5
-            clean = golden.called(
+            clean = textbook.called(
                 model, x.repeat(2, 1, 1, 1), torch.full((2,), sigma), context)
             uncond, cond = ((x - clean) / sigma).chunk(2)
             noise = uncond + GUIDANCE * (cond - uncond)
@@ -56,7 +58,7 @@ def test_sample_paints_it_again(parts: Any) -> None:
     model, clip = parts
     with torch.inference_mode():
         trajectory, latent = generation.generate(model, clip, wishes())
-        again = sampling.sample_edits(model, trajectory, None, None, GUIDANCE)
+        again = sampling.sample_edits(Edit(model, trajectory, None, None, GUIDANCE))
     assert golden.relative(again["samples"], latent["samples"]) < 1e-5
     assert trajectory.fingerprint == patchers.fingerprint(model)
     assert {layer.block for layer in trajectory.layers} >= {"input", "output"}
@@ -144,10 +146,10 @@ def test_a_compiled_model_is_edited_with_as_an_uncompiled_one(
         edits = controller.make_control(
             clip, trajectory, wishes().prompt + " at night", "auto",
             {tau: prompt_to_prompt.Window(0.0, 0.5) for tau in prompt_to_prompt.TAUS})
-        plain, other = (sampling.sample_edits(m, trajectory, None, edits, GUIDANCE)["samples"]
+        plain, other = (sampling.sample_edits(Edit(m, trajectory, None, edits, GUIDANCE))["samples"]
                         for m in (model, torch_compiled))
         assert other.equal(plain) and not plain[1].equal(plain[0])
-        alone, same = (sampling.sample_edits(m, trajectory, None, None, GUIDANCE)["samples"]
+        alone, same = (sampling.sample_edits(Edit(m, trajectory, None, None, GUIDANCE))["samples"]
                        for m in (model, torch_compiled))
         assert same.equal(alone)
     assert wrapped.form == [], "without an edit the compiled one samples"

@@ -7,10 +7,11 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host import attention
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
-from stylediffusion_pack.stylediffusion.host.model import training_alphas
+from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
+from reference import textbook
 from tests import families, golden
 
 
@@ -39,7 +40,7 @@ def test_the_trajectory_and_its_layers_are_the_recorded_ones(
     with torch.inference_mode():
         model = golden.load_unet()
         levels = make_levels(10, training_alphas(model))
-        samples = inversion.to_host(model, recorded["latent.0"])
+        samples = vp_to_host(model, recorded["latent.0"])
         sampler = inversion.run_inversion(model, samples, [(recorded["cond"], {})], levels)
     assert sampler.latents is not None
     for k in range(11):
@@ -67,10 +68,10 @@ def test_maps_of_an_entry_are_the_recorded_ones(
         x = recorded[f"latent.{entry}"] * (1 + sigma**2).sqrt()
         transformer_options = {**options["transformer_options"], "cond_or_uncond": [0]}
         with torch.inference_mode():
-            golden.called(model, x, sigma[None], recorded["cond"], transformer_options)
+            textbook.called(model, x, sigma[None], recorded["cond"], transformer_options)
 
     run(options)
-    layers = supervising_layers(tuple(finder.found.values()), 64, 64)
+    layers = supervising_layers(tuple(finder.layers.values()), 64, 64)
     run(attention.with_replacements(model.model_options, layers, recorder.replacement))
     assert golden.relative(recorder.maps[place], recorded[f"A.{entry}.{name}"]) < 1e-5
 
@@ -109,7 +110,7 @@ def test_the_preview_gets_each_step_its_clean_picture_its_latent_and_the_number_
             torch.randn(shape, generator=generator) for shape in ((1, 4, 8, 8), (1, 77, 64)))
         levels = make_levels(3, training_alphas(model))
         sampler = inversion.run_inversion(
-            model, inversion.to_host(model, latent), [(context, {})], levels)
+            model, vp_to_host(model, latent), [(context, {})], levels)
     assert sampler.latents is not None
     assert [(step, total) for step, _, _, total in seen] == [(0, 3), (1, 3), (2, 3)]
     for k, clean, shown, _ in seen:
@@ -189,7 +190,7 @@ def test_a_model_without_cross_attention_in_a_unet_is_refused_before_anything_ru
         inversion.invert_latent(model, None, latent(), "a cat", "", 2)
     with pytest.raises(ValueError, match=message):
         generation.generate(
-            model, None, generation.PictureWishes("a cat", "", 64, 64, 2, 7.5, 1))
+            model, None, generation.PictureSettings("a cat", "", 64, 64, 2, 7.5, 1))
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])

@@ -7,9 +7,10 @@ import comfy.model_management
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import patches, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, edit_plan
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -67,7 +68,9 @@ def no_interrupt_is_left() -> Any:
 def sampled(model: Any, name: str) -> torch.Tensor:
     with torch.inference_mode():
         return sampling.sample_edits(
-            model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5,
+            Edit(
+                model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5
+            ),
         )["samples"]
 
 
@@ -94,7 +97,10 @@ def test_a_sampling_run_that_breaks_off_leaves_nothing_on_model_and_guider(
         before, options = sampled(model, name), repr(model.model_options)
         assert alive(patches.EditRun, edit_plan.EditPlan) == others, "a finished run is gone"
         parts = sampling.sampling_parts(
-            model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5)
+            Edit(
+                model, trajectory_of(model), embedding_of(model), control_of(EDITS[name], BASE), 7.5
+            )
+        )
     own = repr(parts.guider.model_options)
     broken_off(parts, then, error)
     assert alive(patches.EditRun, edit_plan.EditPlan) == others, "the guider may be cached"
@@ -107,7 +113,7 @@ def trajectory(model: Any) -> data.Trajectory:
     cond, uncond = families.prompts("sd15", 2)
     levels = make_levels(2, training_alphas(model))
     latent = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(8))
-    found = inversion.run_inversion(model, inversion.to_host(model, latent), cond, levels)
+    found = inversion.run_inversion(model, vp_to_host(model, latent), cond, levels)
     assert found.latents is not None
     return data.Trajectory(
         found.latents, levels, "", "", cond, uncond, found.layers, fingerprint(model))

@@ -10,9 +10,10 @@ import comfy.model_management
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import training_alphas
+from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, schedule
 from stylediffusion_pack.stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.storage import inversion_file
@@ -152,9 +153,9 @@ def test_the_reconstruction_comes_nearer_than_plain_ddim(
 ) -> None:
     learnt = learn(model, trajectory, kind, guidance=3.0, inner_steps=12, learning_rate=0.05)
     with torch.inference_mode():
-        plain = sampling.sample_edits(model, trajectory, None, None, 3.0)["samples"]
-        ours = sampling.sample_edits(model, trajectory, learnt, None, 0.0)["samples"]
-        wanted = inversion.to_host(model, trajectory.latents[:1])
+        plain = sampling.sample_edits(Edit(model, trajectory, None, None, 3.0))["samples"]
+        ours = sampling.sample_edits(Edit(model, trajectory, learnt, None, 0.0))["samples"]
+        wanted = vp_to_host(model, trajectory.latents[:1])
     assert golden.relative(ours, wanted) < 0.9 * golden.relative(plain, wanted)
 
 

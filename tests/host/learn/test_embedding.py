@@ -10,13 +10,14 @@ from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from PIL import Image
 from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
+from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unet as host_unet
 from stylediffusion_pack.stylediffusion.host.model import (
-    differentiable_clone,
     fingerprint,
     training_alphas,
+    vp_to_host,
 )
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.quasi_newton import QuasiNewtonSchedule
@@ -56,7 +57,7 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
         model = golden.reloadable_unet()
         levels = make_levels(4, training_alphas(model))
         cond, uncond = [(recorded["cond"], {})], [(recorded["uncond"], {})]
-        samples = inversion.to_host(model, recorded["ddim_latent.0"])
+        samples = vp_to_host(model, recorded["ddim_latent.0"])
         inverted = inversion.run_inversion(model, samples, cond, levels)
         assert inverted.latents is not None
         latents = torch.cat([recorded[f"ddim_latent.{k}"] for k in range(5)])

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion.host import text_encoder
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.method import data, local_blend, prompt_to_prompt
 
@@ -52,7 +53,7 @@ def made(clip: Any, targets: str, source: str = SOURCE, **wishes: str) -> prompt
     trajectory = data.Trajectory(
         torch.zeros(5, 4, 16, 16), levels, source, "", [], [], (), "0" * 16)
     return controller.make_control(
-        clip, trajectory, targets, "auto", WINDOWS, controller.Wishes(**wishes))
+        clip, trajectory, targets, "auto", WINDOWS, controller.WordOptions(**wishes))
 
 
 def test_an_embedding_in_a_words_place_shares_its_map_and_the_rest_moves_along(clip: Any) -> None:
@@ -95,8 +96,8 @@ def test_an_edit_with_an_embedding_is_painted_and_differs_by_the_embedding(clip:
         edits = controller.make_control(
             clip, trajectory, "a painting of a embedding:fur cat\n"
             "a painting of a embedding:wool cat", "auto", WINDOWS,
-            controller.Wishes(blend_words="cat"), local_blend.Blend(threshold=0.0))
-        samples = sampling.sample_edits(model, trajectory, None, edits, 5.0)["samples"]
+            controller.WordOptions(blend_words="cat"), local_blend.Blend(threshold=0.0))
+        samples = sampling.sample_edits(Edit(model, trajectory, None, edits, 5.0))["samples"]
     assert torch.isfinite(samples).all()
     assert (samples[1] - samples[2]).norm() > 1e-3 * samples[1].norm()
     assert (samples[1] - samples[0]).norm() > 1e-3 * samples[0].norm()

@@ -10,7 +10,7 @@ from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -29,7 +29,7 @@ def learnt(model: Any) -> data.ValueEmbedding:
     cond, uncond = families.prompts("sd15", 2)
     levels = make_levels(2, training_alphas(model))
     latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(8))
-    found = inversion.run_inversion(model, inversion.to_host(model, latent), cond, levels)
+    found = inversion.run_inversion(model, vp_to_host(model, latent), cond, levels)
     assert found.latents is not None
     trajectory = data.Trajectory(
         found.latents, levels, "", "", cond, uncond, found.layers, fingerprint(model))

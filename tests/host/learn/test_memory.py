@@ -19,9 +19,9 @@ from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
+from reference.live import Live
 from tests import families, golden, stage
 from tests.learning_requests import request
-from tests.live import Live
 
 GIB = 2**30
 

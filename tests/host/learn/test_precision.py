@@ -12,7 +12,7 @@ import torch
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn.unet import HostLearningModel
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -55,7 +55,7 @@ def inverted(
     cond, uncond = families.prompts("sd15", 2)
     levels = make_levels(steps, training_alphas(model))
     latent = 0.5 * torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(8))
-    sampler = inversion.run_inversion(model, inversion.to_host(model, latent), cond, levels)
+    sampler = inversion.run_inversion(model, vp_to_host(model, latent), cond, levels)
     assert sampler.latents is not None
     return data.Trajectory(
         sampler.latents, levels, "", "", cond, uncond, sampler.layers, fingerprint(model))
@@ -73,7 +73,7 @@ def first_loss_of_the_host(model: Any, trajectory: data.Trajectory) -> float:
     own.set_cfg(7.5)
     sigmas = trajectory.levels.sampling_sigmas()
     start = trajectory.noise * (1 + float(sigmas[0]) ** 2) ** 0.5
-    start = inversion.to_host(model, start)
+    start = vp_to_host(model, start)
     found = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                        sigmas[:2], disable_pbar=True, seed=0)
     reached = model.model.process_latent_in(found) / (1 + float(sigmas[1]) ** 2) ** 0.5

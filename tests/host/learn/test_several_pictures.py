@@ -12,7 +12,7 @@ from stylediffusion_pack.nodes import inversion as nodes
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory, tasks
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -37,7 +37,7 @@ def inverted(
         cond, uncond = prompts[2 * k : 2 * k + 2]
         latent = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(40 + k))
         found = inversion.run_inversion(
-            model, inversion.to_host(model, (0.2 + 0.5 * k) * latent), cond, levels)
+            model, vp_to_host(model, (0.2 + 0.5 * k) * latent), cond, levels)
         assert found.latents is not None
         made.append(data.Trajectory(
             found.latents, levels, f"picture {k}", "", cond, uncond, found.layers,

@@ -11,7 +11,7 @@ import torch
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unfinished_run
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -34,7 +34,7 @@ def trajectory(model: Any) -> data.Trajectory:
         cond, uncond = families.prompts("sd15", 2)
         levels = make_levels(STEPS, training_alphas(model))
         latent = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(8))
-        found = inversion.run_inversion(model, inversion.to_host(model, latent), cond, levels)
+        found = inversion.run_inversion(model, vp_to_host(model, latent), cond, levels)
         assert found.latents is not None
         return data.Trajectory(
             found.latents, levels, "", "", cond, uncond, found.layers, fingerprint(model))

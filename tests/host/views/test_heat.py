@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import heat, heatmaps
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
@@ -17,7 +18,8 @@ from stylediffusion_pack.stylediffusion.method import (
     schedule,
 )
 
-from tests import families, golden, textbook
+from reference import textbook
+from tests import families, golden
 
 STEPS, HEIGHT, WIDTH = 4, 16, 24
 TAUS = ("tau_v", "tau_c", "tau_s", "tau_u")
@@ -31,7 +33,7 @@ def trajectory_of(model: Any, family: str) -> data.Trajectory:
     latent = torch.randn(1, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(9))
     source, negative = families.prompts(family, 2)
     levels = schedule.make_levels(STEPS, training_alphas(model))
-    sampler = inversion.run_inversion(model, inversion.to_host(model, latent), source, levels)
+    sampler = inversion.run_inversion(model, vp_to_host(model, latent), source, levels)
     assert sampler.latents is not None
     return data.Trajectory(
         sampler.latents, levels, "", "", source, negative, sampler.layers, fingerprint(model))
@@ -61,7 +63,7 @@ def quarter_maps(model: Any, trajectory: data.Trajectory, entry: int) -> torch.T
     tensor, more = trajectory.positive[0]
     y = {} if "pooled_output" not in more else {
         "y": model.model.encode_adm(**more, device="cpu").float()}
-    golden.called(
+    textbook.called(
         model, trajectory.latents[entry : entry + 1] / alpha**0.5,
         torch.tensor([((1 - alpha) / alpha) ** 0.5]), tensor, options, **y)
     return torch.stack(found).sum(0).cpu()
@@ -73,7 +75,7 @@ def test_heat_of_a_trajectory_is_the_sum_of_its_maps_columns(family: str) -> Non
         model = families.load(family)
         trajectory = trajectory_of(model, family)
         seen = watch([0, 1, 3])
-        heatmaps.watch_trajectory(model, trajectory, seen)
+        heatmaps.watch_trajectory(Edit(model, trajectory), seen)
         entries = {step: STEPS - 1 - step for step in (0, 1, 3)}
         maps = {step: quarter_maps(model, trajectory, k) for step, k in entries.items()}
         other = quarter_maps(model, trajectory, 1)
@@ -180,7 +182,7 @@ def test_heat_of_an_edit_is_the_sum_of_the_textbooks_edited_columns(
         embedding = data.ValueEmbedding(scale, shift, 7.5, "", fingerprint(model), ())
         for row in range(1 + len(edits)):
             seen = watch([0, 2, 3], row, made)
-            heatmaps.watch_sampling(model, trajectory, embedding, made, seen)
+            heatmaps.watch_sampling(Edit(model, trajectory, embedding, made), seen)
             wanted = torch.einsum("thw,tc->chw", Watched.total[row], COLUMNS)
             assert seen.sums is not None
             assert golden.relative(seen.sums, wanted) < 5e-5, row
@@ -198,7 +200,7 @@ def test_a_negative_prompt_of_two_chunks_leaves_the_heat_of_the_reconstruction_a
         for copies in (1, 2):
             negative = [(trajectory.negative[0][0].repeat(1, copies, 1), {})]
             own, seen = replace(trajectory, negative=negative), watch([0, 3])
-            heatmaps.watch_sampling(model, own, embedding, None, seen)
+            heatmaps.watch_sampling(Edit(model, own, embedding), seen)
             assert seen.sums is not None
             found.append(seen.sums)
     assert golden.relative(found[1], found[0]) < 1e-5
@@ -210,11 +212,11 @@ def test_watching_leaves_the_model_and_what_it_samples_as_they_were() -> None:
         trajectory = trajectory_of(model, "sd15")
 
         def sampled() -> torch.Tensor:
-            return sampling.sample_edits(model, trajectory, None, made, 7.5)["samples"]
+            return sampling.sample_edits(Edit(model, trajectory, None, made, 7.5))["samples"]
 
         before, options = sampled(), repr(model.model_options)
-        heatmaps.watch_trajectory(model, trajectory, watch([0]))
-        heatmaps.watch_sampling(model, trajectory, None, made, watch([0], 1, made))
+        heatmaps.watch_trajectory(Edit(model, trajectory), watch([0]))
+        heatmaps.watch_sampling(Edit(model, trajectory, None, made), watch([0], 1, made))
         assert repr(model.model_options) == options
         assert torch.equal(sampled(), before)
 
@@ -230,11 +232,11 @@ def test_a_replacement_that_stood_in_a_watched_layer_goes_on_to_work() -> None:
         model = families.load("sd15")
         trajectory = trajectory_of(model, "sd15")
         plain, layers = watch([0]), heatmaps.watched_layers(trajectory)
-        heatmaps.watch_trajectory(model, trajectory, plain)
+        heatmaps.watch_trajectory(Edit(model, trajectory), plain)
         first = layers[0]
         model.set_model_attn2_replace(other, first.block, first.number, first.index)
         under = watch([0])
-        heatmaps.watch_trajectory(model, trajectory, under)
+        heatmaps.watch_trajectory(Edit(model, trajectory), under)
     assert calls == [(first.block, first.number)]
     assert plain.sums is not None and under.sums is not None
     assert golden.relative(under.sums, plain.sums) > 1e-3, "later layers see another input"

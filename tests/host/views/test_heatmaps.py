@@ -1,11 +1,11 @@
-"""Heatmaps and the comparison sheet: words, steps, pictures, and every way they can be wrong."""
+"""Heatmaps: words, steps, pictures, and every way they can be wrong."""
 
-import math
 from typing import Any
 
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.text_encoder import encode, tokenize
 from stylediffusion_pack.stylediffusion.host.views import heatmaps
@@ -21,11 +21,6 @@ PROMPT = "a Painting of a brown cat, in a (city:1.2)"
 @pytest.fixture(scope="module")
 def clip() -> Any:
     return loading.load_clip()
-
-
-@pytest.fixture(scope="module")
-def vae() -> Any:
-    return loading.load_vae()
 
 
 def test_no_words_means_every_word_once_as_it_was_typed(clip: Any) -> None:
@@ -101,7 +96,7 @@ def test_a_sheet_and_masks_of_the_pictures_size_come_out(
     image = None if size is None else torch.rand(1, *size, 4)
     with torch.inference_mode():
         sheet, masks = heatmaps.heatmaps(
-            *demo[:1], clip, demo[1], None, None, image, heatmaps.HeatWishes("car, red"))
+            Edit(*demo), clip, image, heatmaps.HeatRequest("car, red"))
     assert masks.shape == (2, *(size or (96, 144)))
     assert masks.amax((-2, -1)).tolist() == [1, 1] and masks.min() >= 0
     assert not torch.equal(masks[0], masks[1])
@@ -127,8 +122,7 @@ def test_a_picture_that_was_not_inverted_is_an_error(
     demo: Any, clip: Any, image: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        heatmaps.heatmaps(
-            *demo[:1], clip, demo[1], None, None, torch.zeros(image), heatmaps.HeatWishes())
+        heatmaps.heatmaps(Edit(*demo), clip, torch.zeros(image), heatmaps.HeatRequest())
 
 
 def edits(clip: Any, trajectory: Any, *prompts: str) -> prompt_to_prompt.Control:
@@ -143,8 +137,8 @@ def test_a_target_is_asked_for_its_own_words(demo: Any, clip: Any) -> None:
 
     def masks(words: str, target: int) -> torch.Tensor:
         with torch.inference_mode():
-            return heatmaps.heatmaps(model, clip, trajectory, None, made, None,
-                                    heatmaps.HeatWishes(words, target))[1]
+            return heatmaps.heatmaps(Edit(model, trajectory, None, made), clip, None,
+                                     heatmaps.HeatRequest(words, target))[1]
 
     assert len(masks("blue, car", 2)) == 2
     assert len(masks("", 1)) == 3
@@ -156,90 +150,4 @@ def test_a_target_is_asked_for_its_own_words(demo: Any, clip: Any) -> None:
 
 def test_a_target_without_a_control_is_an_error(demo: Any, clip: Any) -> None:
     with pytest.raises(ValueError, match="target is 1, but no control is connected; connect"):
-        heatmaps.heatmaps(
-            *demo[:1], clip, demo[1], None, None, None, heatmaps.HeatWishes("", 1))
-
-
-def photo(height: int, width: int, count: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.nn.functional.interpolate(
-        torch.rand(count, 3, 5, 5, generator=generator), (height, width)).movedim(1, -1)
-
-
-def decibel(one: torch.Tensor, other: torch.Tensor) -> str:
-    return f"{10 * math.log10(1 / ((one - other) ** 2).double().mean()):.2f} dB"
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (67, 101)])
-def test_the_report_says_how_near_the_reconstruction_and_the_vae_come(
-    vae: Any, height: int, width: int
-) -> None:
-    with torch.inference_mode():
-        image = photo(height, width)
-        encoded = vae.encode(image)
-        samples = torch.cat([0.5 * encoded, encoded.flip(-1), 0 * encoded])
-        sheet, report = heatmaps.compare(image, vae, {"samples": samples}, None)
-        top, left = (height - 64) // 2, (width - 96) // 2
-        source = image[:, top : top + 64, left : left + 96]
-        near, ceiling = (decibel(vae.decode(z), source) for z in (samples[:1], encoded))
-    assert near != ceiling
-    assert report == f"reconstruction {near}, ceiling (VAE alone) {ceiling}"
-    assert sheet.shape[0] == 1 and sheet.shape[3] == 3
-
-
-def test_edits_are_labelled_by_their_prompts_or_by_number(demo: Any, clip: Any) -> None:
-    made = edits(clip, demo[1], "a red boat", "a blue car")
-    assert heatmaps.edit_labels(2, made) == ["\u201ca red boat\u201d", "\u201ca blue car\u201d"]
-    assert heatmaps.edit_labels(2, None) == ["edit 1", "edit 2"]
-    with pytest.raises(ValueError, match="targets in the control is 2, but .* edits .* is 1"):
-        heatmaps.edit_labels(1, made)
-
-
-@pytest.mark.parametrize(("image", "message"), [
-    (photo(64, 64), "the image is 64 x 64, but the decoded latent is 96 x 64; connect the picture"),
-    (photo(64, 96, 2), "the image holds 2 pictures, but one is needed.*ImageFromBatch"),
-])
-def test_a_picture_that_cannot_be_compared_is_an_error(
-    vae: Any, image: torch.Tensor, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        heatmaps.compare(image, vae, {"samples": torch.zeros(2, 4, 8, 12)}, None)
-
-
-def sampled(**other: Any) -> dict[str, Any]:
-    return {"samples": torch.zeros(2, 4, 8, 12), **other}
-
-
-NAN, INF = torch.nan, torch.inf
-
-
-@pytest.mark.parametrize(("image", "latent", "message"), [
-    (None, sampled(), "the image is None.*connect Load Image"),
-    (photo(64, 96)[:0], sampled(), r"the image has shape \(0, 64, 96, 3\)"),
-    (photo(64, 96)[:, :0], sampled(), r"the image has shape \(1, 0, 96, 3\)"),
-    (photo(64, 96)[..., :1], sampled(), r"the image has shape \(1, 64, 96, 1\), but pictures in"),
-    (photo(64, 96)[0], sampled(), r"the image has shape \(64, 96, 3\)"),
-    (photo(64, 96) * NAN, sampled(), "the image has values that are not finite"),
-    (photo(64, 96), None, "the latent is None.*connect Sample"),
-    (photo(64, 96), {}, "its samples are NoneType; connect Sample"),
-    (photo(64, 96), sampled(samples=torch.zeros(0, 4, 8, 12)), "the latent is empty"),
-    (photo(64, 96), sampled(samples=torch.zeros(2, 4, 8, 0)), "the latent is empty"),
-    (photo(64, 96), sampled(samples=torch.zeros(2, 1, 8, 12)), "has 1 channels, but the VAE .* 4"),
-    (photo(64, 96), sampled(samples=torch.zeros(2, 16, 8, 12)), "16 channels, but the VAE .* 4"),
-    (photo(64, 96), sampled(samples=torch.full((2, 4, 8, 12), INF)), "768 of .*the model overflow"),
-])
-def test_what_cannot_be_compared_is_an_error_with_a_remedy(
-    vae: Any, image: Any, latent: Any, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        heatmaps.compare(image, vae, latent, None)
-
-
-def test_a_vae_that_overflows_or_is_none_is_named(
-    vae: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ValueError, match="the VAE is None.*connect Load Checkpoint or Load VAE"):
-        heatmaps.compare(photo(64, 96), None, sampled(), None)
-    monkeypatch.setattr(vae, "decode", lambda samples: torch.full((2, 64, 96, 3), NAN))
-    with pytest.raises(ValueError, match="what the VAE made of the latent is not finite.*fp32-vae"):
-        heatmaps.compare(photo(64, 96), vae, sampled(), None)
+        heatmaps.heatmaps(Edit(*demo), clip, None, heatmaps.HeatRequest("", 1))

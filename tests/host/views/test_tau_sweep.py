@@ -6,12 +6,14 @@ import comfy.model_patcher
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import tau_sweep
 from stylediffusion_pack.stylediffusion.method import edit_plan, prompt_to_prompt, sweep
 from stylediffusion_pack.stylediffusion.prompts import notation
 
-from tests import golden, textbook
+from reference import textbook
+from tests import golden
 from tests.edits import (
     BASE,
     EDITS,
@@ -37,8 +39,8 @@ class PlainVae:
 
 def swept(model: Any, edit: textbook.Edit, axes: tuple[sweep.Axis, sweep.Axis]) -> torch.Tensor:
     latent, _ = tau_sweep.sweep(
-        model, PlainVae(), trajectory_of(model), embedding_of(model), control_of(edit, BASE), axes,
-        1, GUIDANCE)
+        Edit(model, trajectory_of(model), embedding_of(model), control_of(edit, BASE), GUIDANCE),
+        PlainVae(), axes, 1)
     return latent["samples"]
 
 
@@ -60,10 +62,10 @@ def test_every_cell_is_the_textbooks_and_that_of_a_run_of_its_own(
             settings = textbook.Settings(**windows, threshold=0.8, scale=SCALE, shift=SHIFT)
             wanted = textbook.sample(
                 model, NOISE, context(1), context(2), [edit], settings, TIMESTEPS)[-1]
-            wanted = inversion.to_host(model, wanted)
+            wanted = vp_to_host(model, wanted)
             alone = sampling.sample_edits(
-                model, trajectory_of(model), embedding_of(model), control_of(edit, windows),
-                GUIDANCE)["samples"]
+                Edit(model, trajectory_of(model), embedding_of(model), control_of(edit, windows),
+                GUIDANCE))["samples"]
             assert golden.relative(cell, wanted[1]) < 5e-5, windows
             assert golden.relative(cell, alone[1]) < 1e-5, windows
     for i in range(1, len(found)):

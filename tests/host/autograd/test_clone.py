@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.host.model import differentiable_clone
+from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 
 from tests import golden
 

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.golden import called
+
+def called(
+    model: Any, x: Tensor, sigma: Tensor, context: Tensor, options: Any = None, **more: Tensor
+) -> Tensor:
+    """The host's bare model call where its weights lie at the moment, from and to the CPU."""
+    device = next(model.model.parameters()).device
+    more = {name: tensor.to(device) for name, tensor in more.items()}
+    clean: Tensor = model.model.apply_model(
+        x.to(device), sigma.to(device), c_crossattn=context.to(device),
+        transformer_options=options or {}, **more)
+    return clean.cpu()
 
 
 @dataclass
@@ -124,7 +134,8 @@ class Controller:
         def where(words: tuple[list[int], list[int]], pooling: int) -> Tensor:
             found = torch.zeros(height, width, device=self.read[i][0][0].device)
             for side in (0, 1):
-                total = sum(maps[side][words[side]].sum(0) for maps in self.read[i])
+                total = torch.stack(
+                    [maps[side][words[side]].sum(0) for maps in self.read[i]]).sum(0)
                 heat = torch.nn.functional.max_pool2d(total[None, None], pooling, 1, pooling // 2)
                 heat = heat / heat.max()
                 low, mode = self.settings.threshold * (1 - soft), "bilinear" if soft else "nearest"
@@ -151,9 +162,9 @@ def sample(
     run = Controller(edits, settings, steps, (height // 4) * (width // 4), source.shape[1])
     blocks = [(name, i) for name, count in (("input", 12), ("output", 12), ("middle", 3))
               for i in range(count)]
-    contexts = [negative] * rows + [source] + [edit.context for edit in edits]
-    length = math.lcm(*(context.shape[1] for context in contexts))
-    contexts = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in contexts])
+    prompts = [negative] * rows + [source] + [edit.context for edit in edits]
+    length = math.lcm(*(prompt.shape[1] for prompt in prompts))
+    contexts = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in prompts])
     z, seen = noise.repeat(rows, 1, 1, 1), []
 
     def heard(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> Any:

@@ -1,0 +1,50 @@
+"""A copy of a MODEL that has gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import comfy.model_management
+import torch
+
+from ..model import ModelPatcher
+
+
+def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
+    """A copy of a MODEL whose weights can take part in autograd; call outside inference mode.
+
+    What a node receives are inference tensors, weights included. Those of the host's plain MODEL
+    are copied in memory, else they are read again from its file; where the loader left no way to
+    do that, each weight is copied as it is used. Raises ValueError where none of these will do.
+    """
+    reloads = model.cached_patcher_init is not None
+    if model.is_dynamic() and not reloads:
+        raise ValueError(
+            f"this MODEL ({type(model.model).__name__}) streams its weights in, and its loader "
+            "left no way to read them again, which learning needs; load the checkpoint with one of "
+            "ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
+        )
+    copied = type(model) is ModelPatcher
+    clone = _copied(model) if copied else model.clone(
+        disable_dynamic=reloads, force_deepcopy=reloads)
+    clone.remove_additional_models("multigpu")  # the host runs those without gradients
+    for name, weight in clone.model.named_parameters():
+        if weight.is_inference():
+            clone.add_weight_wrapper(name, torch.clone)
+    return clone
+
+
+def _copied(model: ModelPatcher) -> ModelPatcher:
+    """A clone with weights of its own, as they were before patches were applied to them."""
+    if model.load_device.type != "cpu":
+        comfy.model_management.free_memory(model.model_size(), model.load_device)
+    config = model.model.model_config  # the host's answers for whatever it is asked
+    with model.use_ejected():
+        held = (model.backup, model.backup_buffers, model.object_patches_backup)
+        own, held, hooked = copy.deepcopy(
+            (model.model, held, model.hook_backup), {id(config): config})
+        clone = model.clone(model_override=(own, (*held, set())))
+    clone.hook_backup = hooked
+    if any((*held, hooked, own.model_lowvram)):
+        clone.unpatch_model(clone.offload_device)
+    return clone
