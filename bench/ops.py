@@ -14,9 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stylediffusion.host.edit.request import Edit
-from stylediffusion.host.model import vp_to_host
-
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
@@ -24,11 +21,12 @@ import torch
 from torch import Tensor
 
 from stylediffusion.host.edit import guider, sampling
+from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
 from stylediffusion.host.learn.embedding import learn_embeddings
 from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.learn.tasks import LearningTask
-from stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion.method.alignment import Alignment
 from stylediffusion.method.data import Trajectory, ValueEmbedding
 from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
