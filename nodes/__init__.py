@@ -7,6 +7,7 @@ import logging
 from comfy_api.latest import ComfyExtension, io
 
 from ..stylediffusion.host.console import printable, saying_what_can_be_printed
+from ..stylediffusion.host.doors import checking_inputs
 from . import (
     companions,
     compositing,
@@ -32,4 +33,5 @@ class StyleDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
         logging.getLogger("stylediffusion").addFilter(printable)
-        return [saying_what_can_be_printed(node) for room in ROOMS for node in room.NODES]
+        return [saying_what_can_be_printed(checking_inputs(node))
+                for room in ROOMS for node in room.NODES]

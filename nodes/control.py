@@ -39,9 +39,9 @@ class P2PlusController(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert; it knows the "
                                        "source prompt."),
-                io.String.Input("targets", multiline=True, default="", tooltip="The edited prompt; "
-                                "one edit a line, all painted at once. Keep the words that should "
-                                "stay."),
+                io.String.Input("targets", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="The edited prompt; one edit a line, all painted at once. "
+                                "Keep the words that should stay."),
                 io.Combo.Input("mode", options=list(MODES), default="auto", tooltip="replace swaps "
                                "words one for one (equal word count); refine keeps shared words "
                                "and adds new ones; auto chooses for each line by word count."),

@@ -32,9 +32,11 @@ class Generate(io.ComfyNode):
                 io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model (epsilon or v "
                                "prediction), with LoRAs applied if you use any."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="The picture to "
-                                "paint. Only words written here can be replaced later."),
-                io.String.Input("negative_prompt", multiline=True, default="", optional=True,
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="The picture to paint. Only words written here can be "
+                                "replaced later."),
+                io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True,
+                                default="", optional=True,
                                 tooltip="What painting is guided away from."),
                 _side("width"),
                 _side("height"),

@@ -36,12 +36,12 @@ class DDIMInvert(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.Latent.Input("latent", tooltip="Your picture, from VAE Encode. One picture, any "
                                 "size."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="Describe the "
-                                "picture as it is. Only words written here can be replaced "
-                                "later."),
-                io.String.Input("negative_prompt", multiline=True, default="", optional=True,
-                                advanced=True, tooltip="What learning and sampling are guided "
-                                "away from. Usually empty."),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="Describe the picture as it is. Only words written here "
+                                "can be replaced later."),
+                io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True,
+                                default="", optional=True, advanced=True, tooltip="What learning "
+                                "and sampling are guided away from. Usually empty."),
                 io.Int.Input("steps", default=30, min=1, max=500, tooltip="Steps from picture to "
                              "noise. More steps follow the picture more closely and take longer "
                              "to learn; 30 is the paper's number."),

@@ -213,7 +213,7 @@ def _pictures(images: Tensor | None, name: str, source: str) -> Tensor:
 
 def _masks(mask: Tensor | None, count: int, edits: Size, full: Size) -> Tensor:
     """The masks [count or count - 1, h, w] or [.., H, W]; raises ValueError for any other."""
-    if mask is None or 0 in mask.shape:
+    if mask is None or mask.ndim < 2 or 0 in mask.shape:
         raise ValueError("mask is empty; connect Sample's mask, and see that it is not muted")
     masks = mask.reshape(-1, *mask.shape[-2:])
     if len(masks) not in (count, count - 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ from ...method.layers import AttentionLayer
 from ...method.schedule import Levels, make_levels, vp_to_k
 from .. import text_encoder
 from ..attention import LayerFinder, uncompiled, with_patch
+from ..caching import Asked, may_cache
 from ..control_nets import under
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
-from ..model import ModelPatcher, fingerprint, training_alphas
+from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
 from ..stage import Stage, on_stage
 
 
@@ -105,6 +107,7 @@ def invert_latent(
     levels = make_levels(steps, training_alphas(model))
     positive, negative = (
         under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
+    require_own_prompts(model, positive, negative)
     own = fingerprint(model)
     found = run_inversion(model, samples, positive, levels)
     return Trajectory(
@@ -124,15 +127,18 @@ def run_inversion(
 
 
 def _inverted(stage: Stage, levels: Levels) -> Inversion:
-    finder, x0 = LayerFinder(), stage.latent
-    probing = finding(stage.model_options, finder)
+    finder, x0, model = LayerFinder(), stage.latent, stage.guider.model_patcher
+    counted = Asked(stage.model_options) if may_cache(model) else None
+    plain = stage.model_options if counted is None else counted.options
+    probing = finding(plain, finder)
 
     def predict_noise(latent: Tensor, level: int) -> Tensor:
         nonlocal x0
         sigma = float(stage.sigmas[level])
         x = vp_to_k(latent, sigma)
-        options = probing if level == 1 else stage.model_options
-        x0 = stage.denoised(x, stage.sigmas[level], options)
+        options = probing if level == 1 else plain
+        with nullcontext() if counted is None else counted.at(model, level, levels.steps):
+            x0 = stage.denoised(x, stage.sigmas[level], options)
         return (x - x0) / sigma
 
     def after_step(k: int, latent: Tensor, noise: Tensor) -> None:

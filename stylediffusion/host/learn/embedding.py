@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +29,7 @@ from ...method.preconditioner import channel_root, token_root, whitened_values
 from ...method.quasi_newton import QuasiNewtonSolver, learn_together
 from ...method.value_embedding import CHUNK_TOKENS, make_mapping
 from ..autograd.clone import differentiable_clone
+from ..caching import require_every_step
 from ..control_nets import FrozenControlNet, control_net_of, under, with_copied_skips
 from ..edit.guider import stacked
 from ..model import (
@@ -41,6 +44,8 @@ from .request import LearningRequest, prompt_request
 from .tasks import LearningBar, LearningTask, in_groups
 from .unet import HostLearningModel
 from .unfinished_run import RestingPlace, RunWriter, resting_place
+
+log = logging.getLogger("stylediffusion")
 
 
 class LearningSampler(comfy.samplers.Sampler):
@@ -68,6 +73,10 @@ class LearningSampler(comfy.samplers.Sampler):
             model_wrap, extra_args["model_options"], trajectory.levels, sigmas, layers,
             self.request.kind)
         first = model.of_pictures([0])
+        with torch.no_grad():
+            require_every_step(
+                self.patcher, model.options, len(latents) - 1, lambda level, options: first.guided(
+                    model_wrap, latents[level : level + 1], level, options))
         require_plain_guidance(self.patcher, first, model_wrap, latents)
         memory.begin_peak(latents.device)
         memory.load_whole(self.patcher, others)
@@ -166,7 +175,7 @@ class HostWatch(Watch):
         self, solver: Solver, model: HostLearningModel, latent: Tensor
     ) -> Learnt | None:
         """The earlier run to go on from, if it saw the first latent [1, C, h, w] as this does."""
-        if not self.place.path.is_file():
+        if not os.path.isfile(self.place.path):
             return None
         with torch.no_grad():
             self.first = model.noise(latent, self.levels.steps)
@@ -196,6 +205,10 @@ def learn_prompt_embedding(
 
     At most so many updates at every step, with the released code's learning rates and early stop.
     """
+    if kind == NULL_TEXT and guidance == 1:
+        log.warning(
+            "guidance is 1, where nothing is guided away from the negative prompt, so a null text "
+            "learns nothing; set guidance to what you will sample with, such as 7.5")
     request = prompt_request(kind, guidance, inner_steps, learning_rate)
     return learn_embeddings([LearningTask(model, trajectory, request)])[0]
 
@@ -246,7 +259,7 @@ def _learn_group(
         _run(clone, ways, sampler)
     return {place: ValueEmbedding(
         learnt.scale, learnt.shift, request.settings.guidance, way.prompt, own,
-        tuple(learnt.losses), request.kind,
+        tuple(learnt.losses), request.kind, way.ends,
     ) for place, way, learnt in zip(group, ways, sampler.learnt, strict=True)}
 
 

@@ -99,11 +99,13 @@ class HostLearningModel:
         self.noise_of(latent, level, self.branch, options)
         return recorder.maps
 
-    def guided(self, guider: Any, latent: Tensor, level: int) -> Tensor:
+    def guided(
+        self, guider: Any, latent: Tensor, level: int, options: dict[str, Any] | None = None
+    ) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
         x, timestep = self._input(latent, level)
         with self.fit:
-            noise: Tensor = (x - guider(x, timestep, self.options)) / self.sigma[level]
+            noise: Tensor = (x - guider(x, timestep, options or self.options)) / self.sigma[level]
         return noise
 
     def weight(self, guidance: float) -> float:

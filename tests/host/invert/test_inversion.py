@@ -215,6 +215,16 @@ def test_a_flow_model_is_refused_by_name() -> None:
         pass
 
     model = golden.load_unet()
-    model.add_object_patch("model_sampling", Flow())
+    model.model.model_sampling = Flow()
     with pytest.raises(ValueError, match="flow or distilled"):
+        training_alphas(model)
+
+
+@pytest.mark.parametrize("sampling", ["lcm", "x0"])
+def test_a_node_that_sets_another_sampling_is_named(sampling: str) -> None:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    (model,) = ModelSamplingDiscrete().patch(golden.load_unet(), sampling, False)
+    message = f"ModelSamplingDiscrete .*as {sampling.upper()}, .*the MODEL from before that node"
+    with pytest.raises(ValueError, match=message):
         training_alphas(model)
