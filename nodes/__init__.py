@@ -16,6 +16,7 @@ from . import (
     files,
     generation,
     inversion,
+    measuring,
     sampling,
     sweep,
     viewing,
@@ -23,8 +24,8 @@ from . import (
 )
 
 ROOMS = (
-    inversion, companions, generation, control, sampling, sweep, viewing, compositing, files,
-    vision, demo)
+    inversion, companions, generation, control, sampling, sweep, viewing, measuring, compositing,
+    files, vision, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..stylediffusion.host.learn.embedding import learn_prompt_embedding, loss_map
+from ..stylediffusion.host.learn.embedding import NEGATIVE_PROMPT, learn_prompt_embedding, loss_map
 from ..stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from .sockets import CATEGORY, TrajectorySocket, ValueEmbeddingSocket
 
@@ -20,18 +20,21 @@ class LearnPromptEmbedding(io.ComfyNode):
             node_id="StyleDiffusionLearnPromptEmbedding",
             display_name="Learn Prompt Embedding",
             category=f"{CATEGORY}/companions",
-            description="Null-text inversion, or text-embedding inversion: learns a whole prompt "
+            description="Null-text, text-embedding or negative-prompt inversion: a whole prompt "
             "embedding for every step, to compare with a value embedding. Connect it in the place "
             "of Learn Value Embedding.",
             search_aliases=["null text inversion", "text embedding inversion", "prompt inversion",
-                            "embedding optimization", "stylediffusion"],
+                            "negative prompt inversion", "embedding optimization",
+                            "stylediffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the picture was inverted with."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
-                io.Combo.Input("learn", options=[NULL_TEXT, TEXT_EMBEDDING], default=NULL_TEXT,
-                               tooltip="null text: the negative prompt's embedding, which source "
-                               "and edits are guided away from. text embedding: the source "
-                               "prompt's, which the edits only look through."),
+                io.Combo.Input("learn", options=[NULL_TEXT, TEXT_EMBEDDING, NEGATIVE_PROMPT],
+                               default=NULL_TEXT, tooltip="null text: the negative prompt's "
+                               "embedding, which source and edits are guided away from. text "
+                               "embedding: the source prompt's, which the edits only look "
+                               "through. negative prompt: nothing is learnt; all are guided away "
+                               "from the source prompt itself."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. A null text learns "
                                "nothing at 1, where there is no guidance."),

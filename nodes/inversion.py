@@ -9,8 +9,12 @@ from comfy_api.latest import io
 
 from ..stylediffusion.host.control_nets import with_hint
 from ..stylediffusion.host.invert.inversion import invert_latent
-from ..stylediffusion.host.learn.embedding import learn_embeddings, loss_map
+from ..stylediffusion.host.learn.embedding import (
+    learn_embeddings,
+    loss_map,
+)
 from ..stylediffusion.host.learn.tasks import listed_tasks
+from ..stylediffusion.method.fixed_point import DDIM, INVERSIONS, refinement
 from ..stylediffusion.method.schedule import deeper_steps
 from ..stylediffusion.method.value_embedding import FORMS
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
@@ -54,6 +58,14 @@ class DDIMInvert(io.ComfyNode):
                 io.Float.Input("control_strength", default=1.0, min=0.0, max=10.0, step=0.01,
                                optional=True, advanced=True, tooltip="How strongly the hint "
                                "holds. 0 is the same as no ControlNet."),
+                io.Combo.Input("inversion", options=list(INVERSIONS), default=DDIM, optional=True,
+                               advanced=True, tooltip="DDIM takes each step's noise from before "
+                               "it. fixed point and Anderson look again until the step is the one "
+                               "that sampling undoes; Anderson gets there sooner. EasyInv averages "
+                               "two latents in some steps."),
+                io.Int.Input("iterations", default=3, min=1, max=50, optional=True, advanced=True,
+                             tooltip="fixed point and Anderson only: how often each step looks "
+                             "again at the most. Every look takes as long as a step."),
             ],
             outputs=[
                 TrajectorySocket.Output("trajectory", tooltip="The way from picture to noise, for "
@@ -65,14 +77,15 @@ class DDIMInvert(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, latent: dict[str, Any], prompt: str, steps: int,
         negative_prompt: str = "", control_net: Any = None, control_image: Any = None,
-        control_strength: float = 1.0,
+        control_strength: float = 1.0, inversion: str = DDIM, iterations: int = 3,
     ) -> io.NodeOutput:
         better = deeper_steps(steps)
         if better is not None:
             log.warning("%d steps stop short of the noise; %d reach it", steps, better)
         control = with_hint(control_net, control_image, control_strength)
         return io.NodeOutput(invert_latent(
-            model, clip, latent, prompt, negative_prompt, steps, control))
+            model, clip, latent, prompt, negative_prompt, steps, control,
+            refinement(inversion, iterations)))
 
 
 class LearnValueEmbedding(io.ComfyNode):

@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ...method.adam import AdamSchedule, AdamSolver
@@ -40,6 +41,7 @@ from ..model import (
 from ..vision import image_tokens
 from . import memory
 from .guidance import require_plain_guidance
+from .negative_prompt import NEGATIVE_PROMPT, negative_prompt_embedding
 from .request import LearningRequest, prompt_request
 from .tasks import LearningBar, LearningTask, in_groups
 from .unet import HostLearningModel
@@ -204,7 +206,10 @@ def learn_prompt_embedding(
     """Null-text inversion (Mokady et al. 2022), or the same with the source prompt's embedding.
 
     At most so many updates at every step, with the released code's learning rates and early stop.
+    The kind `NEGATIVE_PROMPT` learns nothing.
     """
+    if kind == NEGATIVE_PROMPT:
+        return negative_prompt_embedding(model, trajectory, guidance)
     if kind == NULL_TEXT and guidance == 1:
         log.warning(
             "guidance is 1, where nothing is guided away from the negative prompt, so a null text "
@@ -263,8 +268,10 @@ def _learn_group(
     ) for place, way, learnt in zip(group, ways, sampler.learnt, strict=True)}
 
 
-def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]]:
-    """Every loss, in the form that the host's loss graph draws."""
+def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]] | ExecutionBlocker:
+    """Every loss, in the form that the host's loss graph draws; it does not run without any."""
+    if not embedding.losses:
+        return ExecutionBlocker(None)
     return {"loss": [loss.total for loss in embedding.losses]}
 
 
