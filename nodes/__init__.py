@@ -1,4 +1,4 @@
-"""What the user sees: one file a family of nodes, each ending in its list."""
+"""What the user sees: one file a verb, each ending in its list."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..stylediffusion.host.console import printable, saying_what_can_be_printed
 from ..stylediffusion.host.doors import checking_inputs
-from . import (
-    companions,
-    compositing,
-    control,
-    demo,
-    files,
-    generation,
-    inversion,
-    measuring,
-    sampling,
-    sweep,
-    viewing,
-    vision,
-)
+from . import demo, edit, files, invert, learn, views
 
-ROOMS = (
-    inversion, companions, generation, control, sampling, sweep, viewing, measuring, compositing,
-    files, vision, demo)
+VERBS = (invert, learn, edit, views, files, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):
@@ -35,4 +20,4 @@ class StyleDiffusionExtension(ComfyExtension):
         """Called by the host once, at start-up."""
         logging.getLogger("stylediffusion").addFilter(printable)
         return [saying_what_can_be_printed(checking_inputs(node))
-                for room in ROOMS for node in room.NODES]
+                for verb in VERBS for node in verb.NODES]

@@ -14,7 +14,7 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
-from stylediffusion_pack.nodes.inversion import DDIMInvert
+from stylediffusion_pack.nodes.invert import DDIMInvert
 from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling

@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
-from stylediffusion_pack.nodes import inversion as nodes
+from stylediffusion_pack.nodes import learn as nodes
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory, tasks

@@ -1,4 +1,4 @@
-"""DDIM Invert and Learn Value Embedding."""
+"""DDIM Invert and Generate: from a picture, or a seed, to a trajectory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..stylediffusion.host.control_nets import with_hint
+from ..stylediffusion.host.invert.generation import PictureSettings, generate
 from ..stylediffusion.host.invert.inversion import invert_latent
-from ..stylediffusion.host.learn.embedding import (
-    learn_embeddings,
-    loss_map,
-)
-from ..stylediffusion.host.learn.tasks import listed_tasks
 from ..stylediffusion.method.fixed_point import DDIM, INVERSIONS, refinement
 from ..stylediffusion.method.schedule import deeper_steps
-from ..stylediffusion.method.value_embedding import FORMS
-from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocket
+from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket
 
 log = logging.getLogger("stylediffusion")
 
@@ -88,65 +83,59 @@ class DDIMInvert(io.ComfyNode):
             refinement(inversion, iterations)))
 
 
-class LearnValueEmbedding(io.ComfyNode):
-    """What the value path must hear to give exactly that photo back."""
+def _side(name: str) -> io.Int.Input:
+    return io.Int.Input(name, default=512, min=64, max=4096, step=8, tooltip=f"The {name} of the "
+                        "picture in pixels.")
+
+
+class Generate(io.ComfyNode):
+    """A picture from a seed, ready for edits."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="StyleDiffusionLearnValueEmbedding",
-            display_name="Learn Value Embedding",
+            node_id="StyleDiffusionGenerate",
+            display_name="Generate (StyleDiffusion)",
             category=CATEGORY,
-            description="Learns, for every step, what the value path of cross-attention must hear "
-            "so that guided sampling gives exactly your picture back. Learn once, edit often.",
-            is_input_list=True,
-            search_aliases=["null text inversion", "embedding optimization", "stylediffusion"],
+            description="Paints a picture from a prompt and a seed and keeps the way it was "
+            "painted, so that P2Plus Controller and Sample can edit it as they edit a photo. There "
+            "is nothing to invert and nothing to learn.",
+            search_aliases=["text to image", "prompt to prompt", "seed", "stylediffusion"],
             inputs=[
-                io.Model.Input("model", tooltip="The model the picture was inverted with."),
-                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="exact only, with an "
-                                    "image: the paper's mapping network learns from its tokens. "
-                                    "Without either, scale and shift are learnt directly."),
-                io.Image.Input("image", optional=True, tooltip="The picture that was inverted, for "
-                               "clip_vision to look at."),
-                io.Combo.Input("preset", options=["fast", "exact"], default="fast",
-                               tooltip="fast: a few quasi-Newton updates of the value input, "
-                               "kept as a scale and a shift. exact: the authors' networks, "
-                               "schedule and early stop, and slower."),
+                io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model (epsilon or v "
+                               "prediction), with LoRAs applied if you use any."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="The picture to paint. Only words written here can be "
+                                "replaced later."),
+                io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True,
+                                default="", optional=True,
+                                tooltip="What painting is guided away from."),
+                _side("width"),
+                _side("height"),
+                io.Int.Input("steps", default=30, min=1, max=500, tooltip="Steps from noise to "
+                             "picture."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
-                               tooltip="The guidance you will sample with. Higher edits more "
-                               "strongly and is harder to learn."),
-                io.Int.Input("seed", default=0, min=0, max=EVERY_SEED, control_after_generate=False,
-                             tooltip="exact only: starts the mapping network. The same seed "
-                             "learns the same embedding."),
-                io.Int.Input("inner_steps", default=100, min=1, max=1000, advanced=True,
-                             tooltip="exact only: the most updates at the noisiest step; later "
-                             "steps get fewer, and every step stops when it is good enough."),
-                io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001,
-                               round=0.00001, advanced=True, tooltip="exact only: how large an "
-                               "update is. Lower it if the loss is not finite."),
-                io.Float.Input("attention_weight", default=1.0, min=0.0, max=100.0, step=0.1,
-                               advanced=True, tooltip="exact only: how strongly the attention "
-                               "maps of the inversion are held. 0 learns a little faster and "
-                               "holds only the picture."),
-                io.Combo.Input("form", options=list(FORMS), default=FORMS[0], advanced=True,
-                               tooltip="What is learnt: a scale and a shift of the prompt "
-                               "embedding, as the authors' code does, or, as the paper writes it, "
-                               "the value input itself, which edits then share."),
+                               tooltip="How strongly the prompt is followed. Give Sample the same "
+                               "number, or its first picture is another one."),
+                io.Int.Input("seed", default=0, min=0, max=EVERY_SEED, control_after_generate=True,
+                             tooltip="The noise the picture grows from. Fix it when you like what "
+                             "you see, then edit."),
             ],
             outputs=[
-                ValueEmbeddingSocket.Output("value_embedding", is_output_list=True,
-                                            tooltip="What the value path hears at every step, for "
-                                            "Sample."),
-                io.LossMap.Output("loss", is_output_list=True,
-                                  tooltip="Every loss on the way, for Plot Loss Graph."),
+                TrajectorySocket.Output("trajectory", tooltip="The way from noise to picture, for "
+                                        "P2Plus Controller and Sample."),
+                io.Latent.Output("latent", tooltip="The picture, for VAE Decode."),
             ],
         )
 
     @classmethod
-    def execute(cls, **lists: list[Any]) -> io.NodeOutput:
-        embeddings = learn_embeddings(listed_tasks(**lists))
-        return io.NodeOutput(embeddings, [loss_map(embedding) for embedding in embeddings])
+    def execute(
+        cls, model: Any, clip: Any, prompt: str, width: int, height: int, steps: int,
+        guidance: float, seed: int, negative_prompt: str = "",
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*generate(model, clip, PictureSettings(
+            prompt, negative_prompt, width, height, steps, guidance, seed)))
 
 
-NODES: list[type[io.ComfyNode]] = [DDIMInvert, LearnValueEmbedding]
+NODES: list[type[io.ComfyNode]] = [DDIMInvert, Generate]
