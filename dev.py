@@ -15,6 +15,8 @@ usage: python3 dev.py COMMAND [arguments]
   serve [--no-browser] [--port N]
                         open ComfyUI's page with the pack and the demo graph loaded
   lint                  run ruff and the type checker
+  bench abuse [--only inputs|kills|folders|interrupts|queue]
+                        what ten thousand wrong inputs, kills and broken folders do (an hour)
   bench learn|edit|ops|start [--json FILE]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), how many operations and host reads both launch
@@ -53,7 +55,7 @@ MODULES = {
     "evaluate": "training.evaluate",
 }
 BENCHES = {name: f"bench.{name}" for name in (
-    "learn", "edit", "ops", "start", "compat", "mutants")}
+    "learn", "edit", "ops", "start", "abuse", "compat", "mutants")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")

@@ -17,16 +17,18 @@ from stylediffusion.host.edit.controller import make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
-from stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding
+from stylediffusion.host.learn.embedding import learn_value_embedding
+from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.method.data import Trajectory, ValueEmbedding
 from stylediffusion.method.layers import supervising_layers
 from stylediffusion.method.learning import LearningSettings
 from stylediffusion.method.prompt_to_prompt import Control, Window
+from stylediffusion.method.quasi_newton import QuasiNewtonSchedule
 from stylediffusion.storage import inversion_file
 
 SOURCE, TARGET = "a red car in a meadow", "a blue boat in a meadow"
 STEPS = ("invert", "learn", "edit", "save/load")
-ENOUGH = 0.7  # of plain DDIM's error is what learning must get below
+ENOUGH = 0.7
 CHANGED = 0.05  # of the source is what an edit must differ by inside
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 TAUS = {"tau_v": Window(0.0, 0.5), "tau_c": Window(0.0, 0.6), "tau_s": Window(0.0, 0.6),
@@ -46,7 +48,11 @@ class Verdict:
 
 @dataclass
 class Chain:
-    """One picture taken through all steps on one MODEL; a step that breaks ends it."""
+    """One picture taken through all steps on one MODEL; a step that breaks ends it.
+
+    It is `samples` [1, C, h, w] (host units) or drawn at random; `enough` of plain DDIM's error is
+    what learning must get below.
+    """
 
     model: Any
     clip: Any
@@ -54,6 +60,10 @@ class Chain:
     guidance: float = 4.0
     latent: tuple[int, int] = (8, 12)
     dtype: torch.dtype = torch.float32
+    samples: Tensor | None = None
+    source: str = SOURCE
+    target: str = TARGET
+    enough: float = ENOUGH
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     trajectory: Trajectory = field(init=False)
     embedding: ValueEmbedding = field(init=False)
@@ -77,33 +87,33 @@ class Chain:
 
     def invert(self) -> Verdict:
         """All latents are finite, and there are layers whose maps supervise learning."""
-        generator = torch.Generator().manual_seed(14)
-        samples = torch.randn(1, 4, *self.latent, generator=generator)
-        start = self.model.get_model_object("latent_format").process_out(0.5 * samples)
+        start = self.samples
+        if start is None:
+            generator = torch.Generator().manual_seed(14)
+            drawn = 0.5 * torch.randn(1, 4, *self.latent, generator=generator)
+            start = self.model.get_model_object("latent_format").process_out(drawn)
         self.trajectory = invert_latent(
-            self.model, self.clip, {"samples": start}, SOURCE, "", self.steps)
+            self.model, self.clip, {"samples": start}, self.source, "", self.steps)
         watched = supervising_layers(self.trajectory.layers, *self.latent)
         finite = bool(torch.isfinite(self.trajectory.latents).all())
         return Verdict(finite and bool(watched), f"{len(watched)} layers")
 
     def learn(self) -> Verdict:
         """The reconstruction's error is well under plain DDIM's."""
-        settings = LearningSettings(
-            guidance=self.guidance, evaluations=4, first_evaluations=4, closing_evaluations=4,
-            last_evaluations=4)
-        self.embedding = learn_value_embedding(
-            self.model, self.trajectory, None, None, LearningWishes(settings))
+        request = LearningRequest(LearningSettings(self.guidance), QuasiNewtonSchedule(
+            evaluations=4, first_evaluations=4, closing_evaluations=4, last_evaluations=4))
+        self.embedding = learn_value_embedding(self.model, self.trajectory, None, None, request)
         wanted = self.trajectory.latents[:1]
         self.alone = self._rows(None, self.embedding)
         share = apart(self.alone, wanted) / apart(self._rows(None, None), wanted)
-        return Verdict(share < ENOUGH, f"{100 * share:.0f} %")
+        return Verdict(share < self.enough, f"{100 * share:.0f} %")
 
     def edit(self) -> Verdict:
         """An edit differs inside a painted mask and nowhere else; row 0 is the reconstruction."""
         left = torch.zeros(1, 8 * self.latent[0], 8 * self.latent[1])
         left[..., : 4 * self.latent[1]] = 1
         self.control = make_control(
-            self.clip, self.trajectory, TARGET, "auto", TAUS, mask=left)
+            self.clip, self.trajectory, self.target, "auto", TAUS, mask=left)
         self.rows = self._rows(self.control, self.embedding)
         source, target = self.rows.split(1)
         width = self.latent[1]

@@ -1,6 +1,6 @@
 """How fast, how lean and how exact learning is.
 
-    python -m bench.learn [--json FILE] [--scenes N] [--only demo|sd15|presets]
+    python -m bench.learn [--json FILE] [--scenes N] [--only demo|sd15|presets|inversions]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import psutil
 
-from . import memory, presets
+from . import inversions, memory, presets
 from .learning_step import InnerSteps, with_inner_steps
 from .timing import ratio
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench learn", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--scenes", type=int, default=12, help="of the twelve test scenes")
-    parser.add_argument("--only", choices=["demo", "sd15", "presets"], nargs="*")
+    parser.add_argument("--only", choices=["demo", "sd15", "presets", "inversions"], nargs="*")
     chosen = parser.parse_args(subjects.own_arguments)
     wanted = chosen.only or ["demo", "sd15", "presets"]
     print(f"on {subjects.device_name()}", flush=True)
@@ -94,6 +94,10 @@ def main() -> None:
             name: row["db_minus_ceiling"] for name, row in rows.items()}
         print(json.dumps(rows, indent=2))
         print(f"rows, exact / default: {numbers['forwards_exact_over_default']}")
+        write(chosen.json, numbers)
+    if "inversions" in wanted:
+        print(f"inversions on {chosen.scenes} unseen scenes", flush=True)
+        numbers["inversions"] = inversions.run(chosen.scenes)
         write(chosen.json, numbers)
 
 

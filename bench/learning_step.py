@@ -13,7 +13,7 @@ from torch import Tensor
 from stylediffusion.host import model as host_model
 from stylediffusion.host.autograd.checkpoints import Checkpoints
 from stylediffusion.host.learn.embedding import HostLearningModel
-from stylediffusion.method import learning, schedule, solvers, value_embedding
+from stylediffusion.method import adam, learning, schedule, value_embedding
 from stylediffusion.method.layers import supervising_layers
 
 from .subjects import Subject, layers_of, on_stage
@@ -38,11 +38,12 @@ class InnerSteps:
         with torch.no_grad():
             tokens = subject.tower(subject.pixels, intermediate_output=-2)[0]
             self.tokens = subject.tower.vision_model.post_layernorm(tokens).clone()
-            uncond = self.ours.fixed(self.latent, LEVEL)
-            _, maps = self.ours.hearing(self.latent, LEVEL, None, None, True)
+            uncond = self.ours.noise(self.latent, LEVEL)
+            maps = self.ours.maps(self.latent, LEVEL)
         alphas = levels.alpha(LEVEL), levels.alpha(LEVEL - 1)
         self.step = learning.LearningStep(
-            0, LEVEL, alphas, self.latent, uncond, torch.zeros_like(self.latent), maps)
+            0, STEPS, LEVEL, alphas, self.latent, uncond, torch.zeros_like(self.latent), maps,
+            learning.LearningSettings())
 
     def network(self) -> value_embedding.Mapping:
         """M as the exact preset makes it."""
@@ -64,15 +65,14 @@ class InnerSteps:
 
     def inner(self, checkpoints: bool = False) -> Work:
         """Forward, both losses, backward, Adam on M."""
-        solver = solvers.NetworkSolver(self.network(), self.tokens, learning.LearningSettings())
+        solver = adam.AdamSolver(self.network(), self.tokens, adam.AdamSchedule())
         optimizer = torch.optim.Adam(solver.mapping.parameters(), lr=1e-2)
         if checkpoints:
             self.ours.checkpoints = Checkpoints.TRANSFORMERS
 
         def run() -> None:
             with torch.enable_grad():
-                solver.inner_step(
-                    self.ours, self.step, STEPS, optimizer, 0, lambda loss: None)
+                solver.inner_step(self.ours, self.step, optimizer, 0, lambda loss: None)
 
         return run
 
@@ -84,7 +84,7 @@ class InnerSteps:
 
         def run() -> None:
             with torch.enable_grad():
-                book.step(self.latent, self.step.noise_fixed, self.step.wanted_latent,
+                book.step(self.latent, self.step.noise, self.step.wanted_latent,
                           self.step.wanted_maps, alphas, GUIDANCE)
 
         return run

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stylediffusion.host.edit.request import Edit
-from stylediffusion.host.model import vp_to_host
-
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
@@ -24,9 +21,12 @@ import torch
 from torch import Tensor
 
 from stylediffusion.host.edit import guider, sampling
+from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
-from stylediffusion.host.learn.embedding import LearningWishes, learn_value_embedding
-from stylediffusion.host.model import fingerprint, training_alphas
+from stylediffusion.host.learn.embedding import learn_embeddings
+from stylediffusion.host.learn.request import LearningRequest
+from stylediffusion.host.learn.tasks import LearningTask
+from stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion.method.alignment import Alignment
 from stylediffusion.method.data import Trajectory, ValueEmbedding
 from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
@@ -36,6 +36,7 @@ from .operations import Count, Operations, by_step, counted
 
 STEPS, SIDE, TOKENS, WORD, GUIDANCE = 6, 8, 77, 2, 7.5
 SHAPES = ("sd15", "sdxl")
+PICTURES = (1, 4)
 MODES = ("replace", "blend", "refine")
 INSIDE, PAST = slice(0, 2), slice(3, 5)
 
@@ -56,10 +57,10 @@ def control(subject: subjects.Subject, mode: str, count: int) -> Control:
     return Control("", (target(subject.negative, mode),) * count, half, half, half, half)
 
 
-def walked(subject: subjects.Subject) -> Trajectory:
+def walked(subject: subjects.Subject, contrast: float = 1.0) -> Trajectory:
     """An inversion of the subject's latent."""
     levels = make_levels(STEPS, training_alphas(subject.model))
-    samples = vp_to_host(subject.model, subject.latent)
+    samples = vp_to_host(subject.model, contrast * subject.latent)
     found = inversion.run_inversion(subject.model, samples, subject.positive, levels)
     assert found.latents is not None
     return Trajectory(found.latents, levels, "", "", subject.positive, subject.negative,
@@ -120,23 +121,25 @@ def edit_counts(shape: str) -> dict[str, Any]:
     return found
 
 
-def learning_counts(shape: str) -> dict[str, float]:
-    """One evaluation of the fast preset, all set-up shared out, beside a forward and backward."""
+def learning_counts(shape: str, pictures: int) -> dict[str, float]:
+    """One evaluation of the fast preset for one picture of so many, all set-up shared out, beside
+    a forward and backward pass for one."""
     with torch.no_grad():
         subject = subjects.narrow(shape, SIDE)
     with torch.inference_mode():
-        trajectory = walked(subject)
+        ways = [walked(subject, 1 - 0.1 * k) for k in range(pictures)]
         with Operations() as seen:
-            learnt = learn_value_embedding(
-                subject.model, trajectory, None, None, LearningWishes())
-    evaluations = len(learnt.losses)
-    each, floor = seen.count / evaluations, forward_and_backward(subject, trajectory)
+            learnt = learn_embeddings(
+                [LearningTask(subject.model, way, LearningRequest()) for way in ways])
+    evaluations = sum(len(one.losses) for one in learnt)
+    each, floor = seen.count / evaluations, forward_and_backward(subject, ways[0])
     found = {"evaluations": evaluations, "floor": floor.operations,
              "over_floor": round(each.operations / floor.operations, 3),
              "reads": round(each.reads, 2)}
-    print(f"  {shape}, fast learning: {floor.operations:.0f} operations forward and backward; "
-          f"an evaluation {found['over_floor']:.3f} times that, {found['reads']:.2f} host reads, "
-          f"over {evaluations} evaluations with all set-up", flush=True)
+    print(f"  {shape}, fast learning, pictures together {pictures}: {floor.operations:.0f} "
+          f"operations forward and backward; an evaluation of one picture "
+          f"{found['over_floor']:.3f} times that, {found['reads']:.2f} host reads, over "
+          f"{evaluations} evaluations with all set-up", flush=True)
     return found
 
 
@@ -166,8 +169,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--only", choices=SHAPES, nargs="*")
     chosen = parser.parse_args(subjects.own_arguments)
-    numbers = {shape: {"edit": edit_counts(shape), "learning": learning_counts(shape)}
-               for shape in chosen.only or SHAPES}
+    numbers = {shape: {"edit": edit_counts(shape), **{
+        "learning" if pictures == 1 else f"learning, {pictures} pictures":
+        learning_counts(shape, pictures) for pictures in PICTURES}}
+        for shape in chosen.only or SHAPES}
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 

@@ -21,16 +21,13 @@ from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
-from stylediffusion.host.learn.embedding import (
-    LearningWishes,
-    learn_prompt_embedding,
-    learn_value_embedding,
-)
+from stylediffusion.host.learn.embedding import learn_prompt_embedding, learn_value_embedding
+from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.model import ModelPatcher
-from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
-from stylediffusion.method.learning import LearningSettings
+from stylediffusion.method.adam import AdamSchedule
+from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Trajectory
 from stylediffusion.method.local_blend import Blend
-from stylediffusion.method.prompt_to_prompt import Window
+from stylediffusion.method.prompt_to_prompt import Control, Window
 from training import judge, trials
 from training.trials import Trial
 
@@ -78,9 +75,9 @@ def load_parts() -> Parts:
                      loading.load_vision())
 
 
-def wishes_for(preset: str) -> LearningWishes:
+def request_for(preset: str) -> LearningRequest:
     """What a person would choose."""
-    return LearningWishes(LearningSettings(), fast=preset == "default")
+    return LearningRequest() if preset == "default" else LearningRequest(schedule=AdamSchedule())
 
 
 @torch.inference_mode()
@@ -92,13 +89,18 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
         parts.model, parts.clip, latent, scenes.caption(trial.scene), "", STEPS)
     ceiling = parts.vae.decode(latent["samples"]).clamp(0, 1)[0]
     found: dict[str, Any] = {"trial": str(trial), "ceiling_db": psnr(ceiling, source[0])}
-    control = make_control(
-        parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
-        {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
+    control = control_for(parts, trial, trajectory)
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
     return found
+
+
+def control_for(parts: Parts, trial: Trial, trajectory: Trajectory) -> Control:
+    """Both edits of a trial, as the template asks for them."""
+    return make_control(
+        parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
+        {name: Window(0.0, value) for name, value in WINDOWS.items()},
+        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
 
 
 def run_preset(
@@ -113,7 +115,7 @@ def run_preset(
         embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
     elif preset != "direct":
         embedding = learn_value_embedding(
-            model, trajectory, tower, image, wishes_for(preset))
+            model, trajectory, tower, image, request_for(preset))
     seconds = clock() - started
     painted = parts.vae.decode(sample_edits(
         Edit(parts.model, trajectory, embedding, control, 0.0, preset == "direct"))["samples"])

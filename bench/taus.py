@@ -25,7 +25,7 @@ from stylediffusion.method.sweep import cells
 from stylediffusion.prompts.notation import make_axes
 from training import judge
 
-from .presets import BLEND, STEPS, Parts, load_parts, picture, wishes_for
+from .presets import BLEND, STEPS, Parts, load_parts, picture, request_for
 
 SEED, SCENES = "StyleDiffusion taus", 15
 KINDS = ("colour", "object", "place", "style")
@@ -72,7 +72,7 @@ def measured(parts: Parts, edits: list[SceneEdit]) -> Iterator[tuple[str, str, d
     source = picture(edits[0].scene)
     trajectory = invert_latent(parts.model, parts.clip, {"samples": parts.vae.encode(source)},
                                scenes.caption(edits[0].scene), "", STEPS)
-    embedding = learn_value_embedding(parts.model, trajectory, None, None, wishes_for("default"))
+    embedding = learn_value_embedding(parts.model, trajectory, None, None, request_for("default"))
     for edit in edits:
         true = picture(edit.wanted)[0]
         inside = (true - source[0]).abs().amax(-1) > 0

@@ -1,4 +1,4 @@
-"""What the user sees: one file a family of nodes, each ending in its list."""
+"""What the user sees: one file a verb, each ending in its list."""
 
 from __future__ import annotations
 
@@ -7,23 +7,10 @@ import logging
 from comfy_api.latest import ComfyExtension, io
 
 from ..stylediffusion.host.console import printable, saying_what_can_be_printed
-from . import (
-    companions,
-    compositing,
-    control,
-    demo,
-    files,
-    generation,
-    inversion,
-    sampling,
-    sweep,
-    viewing,
-    vision,
-)
+from ..stylediffusion.host.doors import checking_inputs
+from . import demo, edit, files, invert, learn, views
 
-ROOMS = (
-    inversion, companions, generation, control, sampling, sweep, viewing, compositing, files,
-    vision, demo)
+VERBS = (invert, learn, edit, views, files, demo)
 
 
 class StyleDiffusionExtension(ComfyExtension):
@@ -32,4 +19,5 @@ class StyleDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
         logging.getLogger("stylediffusion").addFilter(printable)
-        return [saying_what_can_be_printed(node) for room in ROOMS for node in room.NODES]
+        return [saying_what_can_be_printed(checking_inputs(node))
+                for verb in VERBS for node in verb.NODES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -75,7 +76,9 @@ class LoadInversion(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        if file is None:  # linked: it is known when the graph runs
+            return True
         try:
             inversions.path_of(file)
         except ValueError as error:
@@ -83,7 +86,9 @@ class LoadInversion(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
+    def fingerprint_inputs(cls, file: str | None = None) -> str | float:
+        if file is None:
+            return math.nan  # equals nothing: the file may be another one
         state = inversions.path_of(file).stat()
         return f"{state.st_mtime_ns} {state.st_size}"
 

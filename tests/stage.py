@@ -72,7 +72,7 @@ def inner_step(
 ) -> tuple[float, Gradients]:
     """Loss and gradients of one pass: the mean square of its noise and of how far maps are off."""
     scale, shift = values(latent)
-    noise, maps = model.hearing(latent, LEVEL, scale, shift, bool(wanted))
+    noise, maps = model.noise_with(latent, LEVEL, scale, shift, bool(wanted))
     loss = noise.square().mean()
     for found, other in zip(maps, wanted, strict=True):
         loss = loss + 100 * F.mse_loss(found, other)
@@ -84,4 +84,4 @@ def inner_step(
 def wanted_maps(model: HostLearningModel, latent: torch.Tensor) -> list[torch.Tensor]:
     """The maps of the supervising layers one level nearer the picture."""
     with torch.no_grad():
-        return model.hearing(latent, LEVEL - 1, None, None, True)[1]
+        return model.maps(latent, LEVEL - 1)

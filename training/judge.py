@@ -64,6 +64,12 @@ def name(judge: Judge, images: Tensor) -> list[dict[str, str]]:
     return [{q: ANSWERS[q][chosen[q][row]] for q in ANSWERS} for row in range(len(images))]
 
 
+@torch.no_grad()
+def describe(judge: Judge, images: Tensor) -> Tensor:
+    """Features [B, 64, 128] of pictures [B, 128, 128, 3] in 0..1, one for each place of 16x16."""
+    return judge.features(images.movedim(-1, 1) * 2 - 1).flatten(2).transpose(1, 2)
+
+
 def load() -> Judge:
     """The trained judge."""
     judge = Judge()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 log = logging.getLogger("stylediffusion")
@@ -56,8 +57,8 @@ def keep_pixels(
     for number, (edit, own) in enumerate(zip(decoded[first:], masks, strict=True), 1):
         _warn_of(own, number)
         weight = edit_weight(own, _size(edit), size, _size(photo), feather)
-        whole = placed(edit.to(photo).movedim(-1, 0), size, _size(photo), "bicubic")
-        image = composed(photo, whole.clamp(0, 1).movedim(0, -1), weight)
+        whole = placed(rearrange(edit.to(photo), "h w c -> c h w"), size, _size(photo), "bicubic")
+        image = composed(photo, rearrange(whole.clamp(0, 1), "c h w -> h w c"), weight)
         kept = weight == 0
         differences.append(float(((image - photo).abs().amax(-1) * kept).max()))
         shares.append(float(kept.float().mean()))
@@ -212,7 +213,7 @@ def _pictures(images: Tensor | None, name: str, source: str) -> Tensor:
 
 def _masks(mask: Tensor | None, count: int, edits: Size, full: Size) -> Tensor:
     """The masks [count or count - 1, h, w] or [.., H, W]; raises ValueError for any other."""
-    if mask is None or 0 in mask.shape:
+    if mask is None or mask.ndim < 2 or 0 in mask.shape:
         raise ValueError("mask is empty; connect Sample's mask, and see that it is not muted")
     masks = mask.reshape(-1, *mask.shape[-2:])
     if len(masks) not in (count, count - 1):

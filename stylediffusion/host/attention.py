@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+from einops import rearrange
 from torch import Tensor
 
 from ..method.data import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING
@@ -115,7 +116,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Ten
 
 def attention_map(q: Tensor, k: Tensor, extra: ExtraOptions) -> Tensor:
     """softmax(q k^T / sqrt(d)) in fp32 [rows, heads, h * w, tokens]."""
-    q, k = (t.float().unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) for t in (q, k))
+    q, k = (rearrange(t.float(), "b t (h d) -> b h t d", h=extra["n_heads"]) for t in (q, k))
     return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
 
 
@@ -181,16 +182,19 @@ class MapRecorder:
             for kind, rows in conditional_chunks(len(q), extra):
                 if kind == CONDITIONAL:
                     columns = on_grid(probabilities[rows][0].mT, layer, extra)
-                    self.maps.append(columns.flatten(-2).mT)
-            heads = v.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
+                    self.maps.append(rearrange(columns, "heads tokens h w -> heads (h w) tokens"))
+            heads = rearrange(v, "b t (h d) -> b h t d", h=extra["n_heads"])
             out = probabilities.to(v.dtype) @ heads
-            return out.transpose(1, 2).flatten(2)
+            return rearrange(out, "b h n d -> b n (h d)")
 
         return attend
 
 
 def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b."""
+    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b.
+
+    Tables [77, d], or one for each of the rows [n, 77, d].
+    """
 
     def patch(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from comfy.controlnet import ControlBase
+from einops import rearrange
 from torch import Tensor
 
 from ..method.data import Conditioning
 from .attention import with_patch
+from .inputs import pictures_of
 from .model import hash_weights
 
 ENTRY = "control"
@@ -68,8 +70,9 @@ def with_hint(
 ) -> ControlBase | None:
     """A copy of a ControlNet with its hint [1, H, W, 3]; None where nothing is to be controlled.
 
-    Raises ValueError where one of the two is missing, for several hints, and for a ControlNet of
-    models with other latents.
+    A grey hint is taken as three equal colours, and transparency is left out. Raises ValueError
+    where one of the two is missing, for several hints, and for a ControlNet of models with other
+    latents.
     """
     if control_net is None and image is None:
         return None
@@ -77,11 +80,7 @@ def with_hint(
         missing = "control_net" if control_net is None else "control_image"
         raise ValueError(
             f"{missing} is not connected; connect both control_net and control_image, or none")
-    if len(image) > 1:
-        raise ValueError(
-            f"control_image holds {len(image)} pictures, but one is inverted; pick its hint with "
-            "ImageFromBatch"
-        )
+    image = _hint(image)
     if control_net.latent_format is not None:
         raise ValueError(
             f"control_net ({type(control_net).__name__}) is made for another kind of model, such "
@@ -89,7 +88,22 @@ def with_hint(
         )
     if strength == 0:
         return None
-    return control_net.copy().set_cond_hint(image.movedim(-1, 1), strength)
+    return control_net.copy().set_cond_hint(rearrange(image, "b h w c -> b c h w"), strength)
+
+
+def _hint(image: Tensor) -> Tensor:
+    """A hint's colours [1, H, W, 3]."""
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.shape[-1] == 1:
+        image = image.expand(*image.shape[:-1], 3)
+    image = pictures_of(image, "control_image", "Load Image")[..., :3]
+    if len(image) > 1:
+        raise ValueError(
+            f"control_image holds {len(image)} pictures, but one is inverted; pick its hint with "
+            "ImageFromBatch"
+        )
+    return image
 
 
 def under(control_net: ControlBase | None, conditioning: Conditioning) -> Conditioning:

@@ -68,23 +68,26 @@ def samples_of(latent: dict[str, Any] | None, source: str, overflow: str) -> Ten
     return samples
 
 
-def pictures_of(image: Tensor | None) -> Tensor:
+def pictures_of(
+    image: Tensor | None, name: str = "image", source: str = "the picture that was inverted, from "
+    "Load Image"
+) -> Tensor:
     """An IMAGE [n, H, W, 3 or more], n and all sizes at least 1, every number finite.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else. `source` is what to connect in its place.
     """
-    require_given(image, "image", "Load Image")
+    require_given(image, name, "Load Image")
     assert image is not None
     shape = tuple(image.shape)
     if len(shape) != 4 or 0 in shape or shape[-1] < 3:
         raise ValueError(
-            f"the image has shape {shape}, but pictures in colour, of shape (count, height, "
+            f"the {name} has shape {shape}, but pictures in colour, of shape (count, height, "
             "width, 3), are needed; connect Load Image"
         )
     if not torch.isfinite(image).all():
         raise ValueError(
-            "the image has values that are not finite (NaN or inf): the node that made it "
-            "overflowed; connect the picture that was inverted, from Load Image"
+            f"the {name} has values that are not finite (NaN or inf): the node that made it "
+            f"overflowed; connect {source}"
         )
     return image
 

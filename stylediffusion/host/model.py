@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
+from typing import Any
 
+import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
 import torch
@@ -13,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..method.data import Trajectory
+from ..method.data import Conditioning, Trajectory
 
 log = logging.getLogger("stylediffusion")
 
@@ -33,6 +36,12 @@ def training_alphas(model: ModelPatcher) -> Tensor:
     continuous = isinstance(sampling, kinds.ModelSamplingDiscreteEDM)
     known = (kinds.EPS.calculate_denoised, kinds.V_PREDICTION.calculate_denoised)
     if not discrete or continuous or formula not in known or len(sampling.sigmas) != 1000:
+        if "model_sampling" in model.object_patches:
+            raise ValueError(
+                f"another node, such as ModelSamplingDiscrete (lcm), has this MODEL "
+                f"({type(model.model).__name__}) sampled as {formula.__qualname__.split('.')[0]}, "
+                "for which DDIM inversion is not defined; connect the MODEL from before that node"
+            )
         raise ValueError(
             f"this model ({type(model.model).__name__}) does not predict epsilon or v on 1000 "
             "discrete timesteps (it is a flow or distilled model), and DDIM inversion is not "
@@ -137,6 +146,22 @@ def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
         )
 
 
+def require_own_prompts(model: ModelPatcher, *prompts: Conditioning) -> None:
+    """Raise ValueError where the CLIP's prompts are of another width than a MODEL hears."""
+    wanted = model.model.model_config.unet_config.get("context_dim")
+    pooled = isinstance(model.model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner))
+    for cross, extra in (prompt[0] for prompt in prompts):
+        what = "" if cross.shape[-1] == wanted else f"{cross.shape[-1]} numbers for each token"
+        if pooled and not what and extra.get("pooled_output") is None:
+            what = "no pooled vector"
+        if what:
+            raise ValueError(
+                f"the CLIP gives {what}, but the MODEL ({type(model.model).__name__}) hears "
+                f"{wanted} for each{', and a pooled vector' * pooled}; connect the CLIP of the "
+                "same checkpoint"
+            )
+
+
 def warn_if_other(
     model: ModelPatcher, made_with: str, what: str, own: str | None = None
 ) -> None:
@@ -151,3 +176,19 @@ def warn_if_other(
             "another LoRA. Connect the same MODEL, or run the earlier nodes again.",
             what, made_with, own,
         )
+
+
+def nodes_on(model: ModelPatcher) -> list[str]:
+    """The modules of all nodes that put a function on a MODEL."""
+    return sorted(set(_modules({**model.model_options, "wrappers": model.wrappers})))
+
+
+def _modules(held: Any) -> Iterator[str]:
+    """The modules of all functions among options, however deep."""
+    if isinstance(held, dict):
+        held = [*held.values()]
+    if isinstance(held, (list, tuple)):
+        for part in held:
+            yield from _modules(part)
+    elif callable(held) and not isinstance(held, (type, torch.Tensor)):
+        yield getattr(held, "__module__", None) or type(held).__module__

@@ -17,6 +17,8 @@ from ..prompts.words import clusters, fold
 
 log = logging.getLogger("stylediffusion")
 ROUNDING = 1e-3
+NO_ENCODER = ("the CLIP input is None; the checkpoint has no text encoder. Load one that has, or "
+              "connect a CLIP loader")
 # CLIP's vocabulary writes a byte as the character of that number, or, where that is no visible one,
 # as the next from 256 on.
 _VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -31,10 +33,7 @@ def encode(clip: Any, prompt: str) -> Conditioning:
     weight that is no number.
     """
     if clip is None:
-        raise ValueError(
-            "the CLIP input is None; the checkpoint has no text encoder. Load one that has, or "
-            "connect a CLIP loader"
-        )
+        raise ValueError(NO_ENCODER)
     _require_weights(prompt)
     entries: Conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     if len(entries) > 1:

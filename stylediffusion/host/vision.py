@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..prompts.quoting import quoted
+
 FOLDER = "clip_vision"
 EMBEDDINGS = "vision_model.embeddings."
 CLASS, PATCH, POSITION = (
@@ -74,7 +76,10 @@ def _tower(config: dict[str, Any]) -> comfy.clip_vision.ClipVisionModel:
 
 def read_vision(file: str) -> dict[str, Tensor]:
     """The tower's tensors, by the names the host gives them."""
-    path = folder_paths.get_full_path_or_raise(FOLDER, file)
+    path = folder_paths.get_full_path(FOLDER, file) if file in vision_files() else None
+    if path is None:
+        raise ValueError(
+            f"'{quoted(file)}' is not in the folder models/{FOLDER}; choose one from the list")
     try:
         tensors = load_file(path)
     except SafetensorError as error:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .layers import AttentionLayer
 from .schedule import Levels
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
+log = logging.getLogger("stylediffusion")
+SAME_END = 0.05
 
 VALUE_EMBEDDING, NULL_TEXT, TEXT_EMBEDDING = "value embedding", "null text", "text embedding"
 KINDS = {VALUE_EMBEDDING: "Learn Value Embedding", NULL_TEXT: "Learn Prompt Embedding",
@@ -40,6 +45,11 @@ class Trajectory:
         """z_N, VP [1, C, h, w]: where sampling starts."""
         return self.latents[-1:]
 
+    @property
+    def ends(self) -> Tensor:
+        """z_0 and z_N, VP [2, C, h, w]: the picture, and what its walk came to."""
+        return self.latents[[0, -1]]
+
 
 @dataclass(frozen=True)
 class InnerLoss:
@@ -62,7 +72,8 @@ class ValueEmbedding:
 
     `kind` says what hears c * s + b: the value input of the conditional half; or, in the companions
     of the paper's table, where s = 0 and b is what was learnt, key and value input of the whole
-    unconditional half (null text), or of the source (text embedding).
+    unconditional half (null text), or of the source (text embedding). `ends` are those of the
+    trajectory it was learnt on, where that is known.
     """
 
     scale: Tensor
@@ -72,6 +83,7 @@ class ValueEmbedding:
     fingerprint: str
     losses: tuple[InnerLoss, ...]
     kind: str = VALUE_EMBEDDING
+    ends: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -80,7 +92,10 @@ class ValueEmbedding:
 
 
 def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> None:
-    """Raise ValueError unless an embedding was learnt for this prompt over these steps."""
+    """Raise ValueError unless an embedding was learnt for this picture, prompt and steps.
+
+    Warn where it was learnt on another walk of the same picture.
+    """
     if embedding.steps != trajectory.steps:
         raise ValueError(
             f"the {embedding.kind} was learnt over {embedding.steps} steps, but the trajectory has "
@@ -92,3 +107,28 @@ def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> 
             f"trajectory was inverted with '{trajectory.prompt}'; run {KINDS[embedding.kind]} on "
             "this trajectory"
         )
+    _require_own_ends(trajectory, embedding)
+
+
+def _require_own_ends(trajectory: Trajectory, embedding: ValueEmbedding) -> None:
+    if embedding.ends is None:
+        return
+    same_size = embedding.ends.shape[1:] == trajectory.latents.shape[1:]
+    off = [_difference(*pair) for pair in zip(trajectory.ends, embedding.ends, strict=True)
+           ] if same_size else [math.inf]
+    if off[0] > SAME_END:
+        raise ValueError(
+            f"the {embedding.kind} was learnt for another picture, though with the same prompt and "
+            f"steps; run {KINDS[embedding.kind]} on this trajectory"
+        )
+    if off[1] > SAME_END:
+        log.warning(
+            "the %s was learnt on another inversion of the same picture, under another model, LoRA "
+            "or ControlNet, so the picture may not come back; run %s on this trajectory",
+            embedding.kind, KINDS[embedding.kind])
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """|a - b| / |b|; what only rounding moved is far below `SAME_END`."""
+    off = torch.linalg.vector_norm(ours - theirs)
+    return float(off / torch.linalg.vector_norm(theirs).clamp_min(1e-12))

@@ -10,6 +10,7 @@ from torch import Tensor
 from .schedule import Levels
 
 NoisePredictor = Callable[[Tensor, int], Tensor]
+Refine = Callable[[NoisePredictor, Tensor, Tensor, int, Levels], Tensor]
 
 
 def transfer(latent: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
@@ -26,11 +27,13 @@ def invert(
     latent: Tensor,
     levels: Levels,
     after_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    refine: Refine | None = None,
 ) -> Tensor:
     """Walk a VP latent [1, C, h, w] from level 0 to level N; returns all of them [N + 1, C, h, w].
 
     `predict_noise(z, level)` is evaluated at the NEXT level with the current latent.
     `after_step(k, z, eps)` sees entry k: the latent stepped from and the noise found on it.
+    `refine(predict_noise, z_k, z_{k+1}, k, levels)` gives the z_{k+1} to go on from.
     Raises FloatingPointError naming the step when a latent is no longer finite.
     """
     trajectory = [latent]
@@ -38,7 +41,10 @@ def invert(
         noise = predict_noise(latent, k + 1)
         if after_step is not None:
             after_step(k, latent, noise)
-        latent = transfer(latent, noise, levels.alpha(k), levels.alpha(k + 1))
+        following = transfer(latent, noise, levels.alpha(k), levels.alpha(k + 1))
+        if refine is not None:
+            following = refine(predict_noise, latent, following, k, levels)
+        latent = following
         if not torch.isfinite(latent).all():
             raise FloatingPointError(
                 f"the latent is not finite after inversion step {k + 1} of {levels.steps}; "

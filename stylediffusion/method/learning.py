@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,75 +21,33 @@ REMEDY = ("run the model in bf16 or fp32 (--bf16-unet, --fp32-unet), or lower le
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """The constants of the released code, then those of the fast preset.
-
-    The evaluations are the most a step may take: the first, those between, the closing ones (a
-    share of all, but no fewer than a number) and the last, whose coefficient is so small that it
-    mends little. `good_enough` is where it stops: losses in units of the conditional noise.
-    """
+    """What is learnt for, however it is found: the guidance of sampling, the attention loss."""
 
     guidance: float = 7.5
-    inner_steps: int = 100
-    inner_decay: float = 0.1
-    learning_rate: float = 1e-2
     attention_weight: float = 1.0
-    stop_loss: float = 1e-5
-    stop_loss_growth: float = 2e-5
-    evaluations: int = 16
-    first_evaluations: int = 12
-    closing_evaluations: int = 9
-    last_evaluations: int = 6
-    good_enough: float = 3e-2
-    good_enough_closing: float = 1e-4
-    closing: float = 1 / 6
-    closing_steps: int = 5
-
-    def inner_steps_at(self, step: int) -> int:
-        """ceil(100 * exp(-0.1 * i)), at least one."""
-        return max(1, math.ceil(self.inner_steps * math.exp(-self.inner_decay * step)))
-
-    def most_evaluations(self, step: int, steps: int, fast: bool) -> int:
-        """The most a step may take, of either preset."""
-        if not fast:
-            return self.inner_steps_at(step)
-        if step in (0, steps - 1):
-            return self.last_evaluations if step else self.first_evaluations
-        return self.closing_evaluations if self.closes(step, steps) else self.evaluations
-
-    def closes(self, step: int, steps: int) -> bool:
-        """Whether a step is one of the last few, which decide the picture."""
-        return step >= steps - max(self.closing_steps, math.ceil(self.closing * steps))
-
-    def good_enough_at(self, step: int, steps: int) -> float:
-        """Where the fast preset stops. Every step aims at the trajectory itself, so that a later
-        one makes good what an earlier left; only the last few decide the picture."""
-        return self.good_enough_closing if self.closes(step, steps) else self.good_enough
-
-    def learning_rate_at(self, step: int) -> float:
-        """1e-2 * (1 - i / 100); never below a hundredth of the start, for more than 100 steps."""
-        return self.learning_rate * max(0.01, 1 - step / 100)
-
-    def stop_loss_at(self, step: int) -> float:
-        """1e-5 + 2e-5 * i: good enough to go on to the next step."""
-        return self.stop_loss + self.stop_loss_growth * step
 
 
 class LearningModel(Protocol):
-    """What learning needs of a UNet; latents in VP units, fp32."""
+    """What learning needs of a UNet; latents [n, C, h, w] in VP units, fp32."""
 
-    def fixed(self, latent: Tensor, level: int) -> Tensor:
+    def noise(self, latent: Tensor, level: int) -> Tensor:
         """eps under the prompt that hears nothing of what is learnt; needs no gradient."""
         ...
 
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    def noise_with(
+        self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps under the prompt that hears c * s + b, and, where asked for, the conditional
-        cross-attention maps [heads, h * w, tokens] of the supervising layers."""
+        """eps under the prompt that hears c * s + b, tables [77, d] or [n, 77, d], and, where asked
+        for, the `maps` on the way."""
+        ...
+
+    def maps(self, latent: Tensor, level: int) -> list[Tensor]:
+        """The conditional cross-attention maps [heads, h * w, tokens] of the supervising layers
+        with nothing learnt."""
         ...
 
     def weight(self, guidance: float) -> float:
-        """The share of `hearing` in guided noise: w of the source prompt, 1 - w of the other."""
+        """The share of `noise_with` in guided noise: w of the source prompt, 1 - w of the other."""
         ...
 
     def gradient_scale(self, latent: Tensor) -> float:
@@ -102,6 +60,9 @@ Note = Callable[[InnerLoss], None]
 
 class Watch:
     """Sees a learning run from outside; by itself it does nothing."""
+
+    def before_step(self, step: LearningStep) -> None:
+        """A step that begins."""
 
     def after_inner(self, loss: InnerLoss) -> None:
         """Every loss, before the update it leads to."""
@@ -133,55 +94,12 @@ class Learnt:
         return len(self.scale)
 
 
-def supervising_entry(step: int, steps: int) -> int:
-    """Which entry of the inversion supervises a learning step: N - i, and N - 1 for step 0."""
-    return min(steps - step, steps - 1)
-
-
-def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """The plain sum over layers of the mean squared difference of maps."""
-    losses = [F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]
-    return torch.stack(losses).sum()
-
-
-@dataclass
-class LearningStep:
-    """One sampling step being learnt: the latent it starts from and what it must reach.
-
-    `alphas` are alpha-bar of its level and of the one below.
-    """
-
-    index: int
-    level: int
-    alphas: tuple[float, float]
-    latent: Tensor
-    noise_fixed: Tensor
-    wanted_latent: Tensor
-    wanted_maps: list[Tensor]
-
-    def losses(
-        self, reached: Tensor, found: list[Tensor], attention_weight: float
-    ) -> tuple[Tensor, Tensor]:
-        """MSE(z', z of the trajectory), and the weighted sum over layers of MSE(a', a)."""
-        loss_latent = F.mse_loss(reached, self.wanted_latent)
-        if not self.wanted_maps:
-            return loss_latent, loss_latent.new_zeros(())
-        return loss_latent, attention_weight * attention_loss(found, self.wanted_maps)
-
-    def evaluate(
-        self, model: LearningModel, values: tuple[Tensor, Tensor], guidance: float, maps: bool
-    ) -> tuple[Solution, list[Tensor]]:
-        """Where c * s + b leads when it is heard, and the maps on the way."""
-        noise_hearing, found = model.hearing(self.latent, self.level, *values, maps)
-        noise = guide(self.noise_fixed, noise_hearing, model.weight(guidance))
-        reached = transfer(self.latent, noise, *self.alphas)
-        return Solution(*values, reached, noise), found
-
-
 @dataclass(frozen=True)
 class Solution:
-    """A step's scale and shift [77, d], the latent [1, C, h, w] reached with them, and the guided
-    noise on the way."""
+    """A step's scale and shift, the latent reached with them, and the guided noise on the way.
+
+    Tables [77, d] and latents [1, C, h, w], or a row of each for every picture.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -190,17 +108,64 @@ class Solution:
 
     def detached(self) -> Solution:
         """The same, without a graph."""
-        return Solution(self.scale.detach(), self.shift.detach(), self.latent.detach(),
-                        self.noise.detach())
+        return Solution(*(tensor.detach() for tensor in vars(self).values()))
+
+    def of_picture(self, row: int) -> Solution:
+        """That of one picture of several."""
+        return Solution(self.scale[row], self.shift[row], self.latent[row : row + 1],
+                        self.noise[row : row + 1])
+
+
+@dataclass
+class LearningStep:
+    """One sampling step, the i-th of N, being learnt: where it starts and what it must reach.
+
+    Latents [1, C, h, w], or a row for every picture; `noise` is that of the prompt that hears
+    nothing. `alphas` are alpha-bar of its level and of the one below.
+    """
+
+    index: int
+    steps: int
+    level: int
+    alphas: tuple[float, float]
+    latent: Tensor
+    noise: Tensor
+    wanted_latent: Tensor
+    wanted_maps: list[Tensor]
+    settings: LearningSettings
+
+    def evaluate(
+        self, model: LearningModel, scale: Tensor, shift: Tensor, maps: bool = False
+    ) -> tuple[Solution, list[Tensor]]:
+        """Where c * s + b leads when it is heard, and the maps on the way."""
+        heard, found = model.noise_with(self.latent, self.level, scale, shift, maps)
+        noise = guide(self.noise, heard, model.weight(self.settings.guidance))
+        return Solution(scale, shift, transfer(self.latent, noise, *self.alphas), noise), found
+
+    def latent_losses(self, reached: Tensor) -> Tensor:
+        """MSE(z', z of the trajectory) of every picture [n]."""
+        return F.mse_loss(reached, self.wanted_latent, reduction="none").flatten(1).mean(1)
+
+    def attention_loss(self, maps: list[Tensor]) -> Tensor:
+        """The weighted sum over layers of MSE(a', a); 0 where no maps are wanted."""
+        if not self.wanted_maps:
+            return self.latent.new_zeros(())
+        return self.settings.attention_weight * attention_loss(maps, self.wanted_maps)
+
+
+def joint_step(steps: Sequence[LearningStep]) -> LearningStep:
+    """The same step of several pictures as one, without maps."""
+    latent, noise, wanted = (
+        torch.cat([getattr(step, name) for step in steps])
+        for name in ("latent", "noise", "wanted_latent"))
+    return replace(steps[0], latent=latent, noise=noise, wanted_latent=wanted, wanted_maps=[])
 
 
 class Solver(Protocol):
     """Finds one step's embedding after another; each starts from the last."""
 
-    def solve(
-        self, model: LearningModel, step: LearningStep, steps: int, note: Note
-    ) -> Solution:
-        """A step of so many; every loss goes to `note` before the update it leads to."""
+    def solve(self, model: LearningModel, step: LearningStep, note: Note) -> Solution:
+        """Every loss goes to `note` before the update it leads to."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -212,66 +177,97 @@ class Solver(Protocol):
         ...
 
 
-def learn(
-    model: LearningModel,
-    latents: Tensor,
-    levels: Levels,
-    solver: Solver,
-    settings: LearningSettings,
-    watch: Watch | None = None,
-    begun: Learnt | None = None,
-) -> Learnt:
+S = TypeVar("S", bound=Solver)
+
+
+class LearningRun(Generic[S]):
+    """One picture on its way: the trajectory it follows, how far it is, and who watches.
+
+    `latents` VP [N + 1, C, h, w]; `begun` is an earlier run to go on from. `note` raises
+    FloatingPointError naming the step where a loss is not finite.
+    """
+
+    def __init__(
+        self, latents: Tensor, levels: Levels, solver: S, settings: LearningSettings,
+        watch: Watch | None = None, begun: Learnt | None = None,
+    ) -> None:
+        self.latents, self.levels, self.settings = latents, levels, settings
+        self.solver, self.watch = solver, watch or Watch()
+        found = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
+        self.learnt = replace(found, scale=found.scale.to(latents), shift=found.shift.to(latents),
+                              latent=found.latent.to(latents))
+        if begun is not None:
+            solver.restore(begun.solver)
+        self.losses = list(found.losses)
+
+    @property
+    def index(self) -> int:
+        """The step that comes next; N where the run is finished."""
+        return self.learnt.steps
+
+    def begin(self, noise: Tensor, wanted_maps: list[Tensor]) -> LearningStep:
+        """The next step, from the latent reached, where `LearningModel.noise` is this."""
+        level, alpha = self.levels.steps - self.index, self.levels.alpha
+        step = LearningStep(
+            self.index, self.levels.steps, level, (alpha(level), alpha(level - 1)),
+            self.learnt.latent, noise, self.latents[level - 1 : level], wanted_maps, self.settings)
+        self.watch.before_step(step)
+        return step
+
+    def note(self, loss: InnerLoss) -> None:
+        """One more loss."""
+        require_finite(loss, self.levels.steps)
+        self.losses.append(loss)
+        self.watch.after_inner(loss)
+
+    def finish(self, step: LearningStep, solution: Solution) -> None:
+        """Go on to the next step from where a solution leads."""
+        found = solution.detached()
+        self.learnt = Learnt(
+            torch.cat((self.learnt.scale, found.scale[None])),
+            torch.cat((self.learnt.shift, found.shift[None])), found.latent, list(self.losses),
+            self.solver.state())
+        self.watch.after_step(step.index, step.latent, found.noise)
+        self.watch.keep(self.learnt)
+
+    def result(self) -> Learnt:
+        """What is learnt, its tables on the CPU, without what a solver would go on from."""
+        return replace(self.learnt, scale=self.learnt.scale.cpu(), shift=self.learnt.shift.cpu(),
+                       solver={})
+
+
+def learn(model: LearningModel, run: LearningRun[S]) -> Learnt:
     """Learn one embedding a step so that guided DDIM sampling from z_N retraces the trajectory.
 
-    `latents` VP [N + 1, C, h, w]; `begun` is an earlier run to go on from. Raises
-    FloatingPointError naming the step when a loss, or the latent a step reaches, is not finite.
+    Raises FloatingPointError naming the step when a loss, or the latent a step reaches, is not
+    finite.
     """
-    watch = watch or Watch()
-    learnt = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
-    learnt = replace(learnt, scale=learnt.scale.to(latents), shift=learnt.shift.to(latents))
-    if begun is not None:
-        solver.restore(begun.solver)
-    losses = list(learnt.losses)
-
-    def note(loss: InnerLoss) -> None:
-        require_finite(loss, levels.steps)
-        losses.append(loss)
-        watch.after_inner(loss)
-
-    for i in range(learnt.steps, levels.steps):
-        step = _begin(model, latents, levels, learnt.latent.to(latents), i, settings)
-        found = solver.solve(model, step, levels.steps, note).detached()
-        learnt = Learnt(
-            torch.cat((learnt.scale, found.scale[None])),
-            torch.cat((learnt.shift, found.shift[None])), found.latent, list(losses),
-            solver.state())
-        watch.after_step(i, step.latent, found.noise)
-        watch.keep(learnt)
-    return replace(learnt, scale=learnt.scale.cpu(), shift=learnt.shift.cpu())
+    while run.index < run.levels.steps:
+        with torch.no_grad():
+            noise = model.noise(run.learnt.latent, run.levels.steps - run.index)
+            wanted_maps = _wanted_maps(model, run)
+        step = run.begin(noise, wanted_maps)
+        run.finish(step, run.solver.solve(model, step, run.note))
+    return run.result()
 
 
-def _begin(
-    model: LearningModel, latents: Tensor, levels: Levels, latent: Tensor, i: int,
-    settings: LearningSettings,
-) -> LearningStep:
-    level = levels.steps - i
-    with torch.no_grad():
-        noise_fixed = model.fixed(latent, level)
-    wanted_maps = _wanted_maps(model, latents, i, levels.steps, settings)
-    return LearningStep(i, level, (levels.alpha(level), levels.alpha(level - 1)), latent,
-                        noise_fixed, latents[level - 1 : level], wanted_maps)
-
-
-def _wanted_maps(
-    model: LearningModel, latents: Tensor, step: int, steps: int, settings: LearningSettings
-) -> list[Tensor]:
+def _wanted_maps(model: LearningModel, run: LearningRun[S]) -> list[Tensor]:
     """The maps of the supervising entry, seen again by one forward on the latent it was seen on."""
-    if settings.attention_weight == 0:
+    if run.settings.attention_weight == 0:
         return []
-    entry = supervising_entry(step, steps)
-    with torch.no_grad():
-        _, maps = model.hearing(latents[entry : entry + 1], entry + 1, None, None, True)
-    return maps
+    entry = supervising_entry(run.index, run.levels.steps)
+    return model.maps(run.latents[entry : entry + 1], entry + 1)
+
+
+def supervising_entry(step: int, steps: int) -> int:
+    """Which entry of the inversion supervises a learning step: N - i, and N - 1 for step 0."""
+    return min(steps - step, steps - 1)
+
+
+def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """The plain sum over layers of the mean squared difference of maps."""
+    losses = [F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack(losses).sum()
 
 
 def require_finite(loss: InnerLoss, steps: int) -> None:

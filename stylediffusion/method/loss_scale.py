@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 STEP_DOWN = 16.0
+LOSS_SCALE = "loss_scale"
+"""Its name in the state of a solver."""
 
 
 class LossScale:

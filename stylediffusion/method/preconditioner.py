@@ -30,16 +30,25 @@ def inverse_root(gram: Tensor, damping: float) -> Tensor:
     return ((vectors * root) @ vectors.T).float()
 
 
+def token_root(gram: Tensor) -> Tensor:
+    """T [77, 77] of a sum of A^T A."""
+    return inverse_root(gram, TOKEN_DAMPING)
+
+
+def channel_root(gram: Tensor) -> Tensor:
+    """C [d, d] of a sum of W W^T, which is the same for all pictures."""
+    return inverse_root(gram, CHANNEL_DAMPING)
+
+
 def whitened_values(
-    form: str, context: Tensor, token_gram: Tensor, channel_gram: Tensor
+    form: str, context: Tensor, tokens: Tensor, channels: Tensor
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From coordinates X [77, d] to (s, b) with c * s + b = c + T X C; X = 0 leaves c [77, d].
 
     The scale and shift that add a delta to c are those of the smallest squares:
     (1 + c r, r) with r = delta / (1 + c^2). In the plain form they are (0, c + delta).
     """
-    tokens = inverse_root(token_gram, TOKEN_DAMPING).to(context)
-    channels = inverse_root(channel_gram, CHANNEL_DAMPING).to(context)
+    tokens, channels = tokens.to(context), channels.to(context)
 
     def values(point: Tensor) -> tuple[Tensor, Tensor]:
         delta = tokens @ point @ channels

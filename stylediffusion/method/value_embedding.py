@@ -105,9 +105,10 @@ def successor(mapping: Mapping) -> Mapping:
 
 
 def value_input(context: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """c * s + b for prompt embeddings [..., 77 * m, d]; every 77-token chunk gets the same s, b.
+    """c * s + b for prompt embeddings [..., 77 * m, d] and tables [77, d] or [..., 77, d].
 
-    Always a new tensor, in the dtype of s; the prompt embedding itself is left alone.
+    Every 77-token chunk gets the same s and b. Always a new tensor, in the dtype of s; the prompt
+    embedding itself is left alone.
     """
     chunks = context.unflatten(-2, (-1, CHUNK_TOKENS))
-    return (chunks * scale + shift).flatten(-3, -2)
+    return (chunks * scale.unsqueeze(-3) + shift.unsqueeze(-3)).flatten(-3, -2)

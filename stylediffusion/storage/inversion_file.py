@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..method.data import (
     KINDS,
     VALUE_EMBEDDING,
     Conditioning,
-    InnerLoss,
     Trajectory,
     ValueEmbedding,
 )
 from ..method.layers import AttentionLayer
 from ..method.schedule import MAX_STEPS, TRAINING_TIMESTEPS, Levels
 from ..method.value_embedding import CHUNK_TOKENS
-from .writing import write_whole
+from .reading import DamagedError, Metadata, checked, losses_of, read_whole
+from .reading import require as _require
+from .writing import losses_table, write_whole
 
 FORMAT = "stylediffusion inversion"
 VERSION = 1
@@ -61,9 +61,7 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
     }
     if embedding is not None:
         tensors |= {"embedding.scale": embedding.scale, "embedding.shift": embedding.shift}
-        tensors["embedding.losses"] = torch.tensor(
-            [[x.step, x.inner, x.latent, x.attention] for x in embedding.losses],
-            dtype=torch.float64).reshape(-1, 4)
+        tensors["embedding.losses"] = losses_table(embedding.losses)
         content["embedding"] = {
             "guidance": embedding.guidance, "prompt": embedding.prompt,
             "fingerprint": embedding.fingerprint, "kind": embedding.kind,
@@ -76,14 +74,10 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
 def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
     """Read a file that `save` wrote; raises FileError for every other, and says what is wrong."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            _require_format(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        metadata, tensors = read_whole(path, lambda found: _require_format(path, found))
+    except DamagedError as error:
         raise FileError(
-            f"'{path.name}' cannot be read as a safetensors file ({error}); it is cut short or "
-            "damaged: save the inversion again"
+            f"'{path.name}' {error}; it is cut short or damaged: save the inversion again"
         ) from error
     try:
         content = json.loads(metadata["content"])
@@ -96,7 +90,7 @@ def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
     return trajectory, embedding
 
 
-def _require_format(path: Path, metadata: dict[str, str]) -> None:
+def _require_format(path: Path, metadata: Metadata) -> None:
     if metadata.get("format") != FORMAT:
         raise FileError(
             f"'{path.name}' is not an inversion saved by Save Inversion; choose one that is")
@@ -150,7 +144,7 @@ def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
     for i, plain in enumerate(packed):
         start = f"{name}.{i}."
         _require(all(_is_plain(v) for v in plain.values()), f"{name} holds foreign values")
-        cross = _checked(tensors, f"{name}.{i}", (1, None, None))
+        cross = checked(tensors, f"{name}.{i}", (1, None, None))
         chunks, rest = divmod(cross.shape[1], CHUNK_TOKENS)
         _require(chunks > 0 and rest == 0, f"{name} has {cross.shape[1]} tokens")
         extra = {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
@@ -168,12 +162,12 @@ def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajecto
     _require(timesteps.dtype == torch.int64, "its timesteps are no whole numbers")
     inside = int(timesteps.min()) >= 0 and int(timesteps.max()) < TRAINING_TIMESTEPS
     _require(inside and bool((timesteps.diff() > 0).all()), "its timesteps do not ascend")
-    alphas = _checked(tensors, "trajectory.alphas_cumprod", (steps + 1,), torch.float64)
+    alphas = checked(tensors, "trajectory.alphas_cumprod", (steps + 1,), torch.float64)
     falls = bool((alphas.diff() < 0).all()) and float(alphas[-1]) > 0 and float(alphas[0]) < 1
     _require(falls, "its noise levels do not ascend")
     layers = tuple(AttentionLayer(_text(b), *(_count(n) for n in numbers))
                    for b, *numbers in content["layers"])
-    latents = _checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
+    latents = checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
     _require(latents.numel() > 0, "its latents are empty")
     _require(all(layer.tokens > 0 for layer in layers), "it has a layer without cells")
     return Trajectory(
@@ -198,30 +192,16 @@ def _embedding(
     _require(math.isfinite(guidance), f"its guidance is {guidance}")
     kind = said.get("kind", VALUE_EMBEDDING)
     _require(kind in list(KINDS), f"{kind!r} is no kind of embedding")
-    losses = _checked(tensors, "embedding.losses", (None, 4), torch.float64)
     return ValueEmbedding(
-        scale=_checked(tensors, "embedding.scale", shape),
-        shift=_checked(tensors, "embedding.shift", shape),
+        scale=checked(tensors, "embedding.scale", shape),
+        shift=checked(tensors, "embedding.shift", shape),
         guidance=guidance,
         prompt=_text(said["prompt"]),
         fingerprint=_text(said["fingerprint"]),
-        losses=tuple(InnerLoss(int(s), int(j), z, a) for s, j, z, a in losses.tolist()),
+        losses=tuple(losses_of(tensors, "embedding.losses", trajectory.steps)),
         kind=kind,
+        ends=trajectory.ends,
     )
-
-
-def _checked(
-    tensors: dict[str, Tensor], name: str, shape: tuple[int | None, ...],
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """A tensor of this shape (None: any size) and dtype, every number of it finite."""
-    tensor = tensors[name]
-    fits = tensor.ndim == len(shape) and all(
-        want is None or want == have for want, have in zip(shape, tensor.shape, strict=False))
-    _require(fits, f"{name} has shape {tuple(tensor.shape)}")
-    _require(tensor.dtype == dtype, f"{name} is {tensor.dtype}")
-    _require(bool(torch.isfinite(tensor).all()), f"{name} has values that are not finite")
-    return tensor
 
 
 def _text(value: Any) -> str:
@@ -237,8 +217,3 @@ def _count(value: Any) -> int:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, Plain) and not (isinstance(value, float) and not math.isfinite(value))
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)

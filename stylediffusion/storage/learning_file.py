@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..method.data import InnerLoss
 from ..method.learning import Learnt
 from ..method.value_embedding import CHUNK_TOKENS
-from .writing import write_whole
+from .reading import Metadata, checked, losses_of, read_whole, require
+from .writing import CHECKSUM, losses_table, write_whole
 
 FORMAT = "stylediffusion learning"
 SOLVER = "solver."
 SAME_FIRST = 5e-3
+
+
+class OtherRunError(ValueError):
+    """A whole file, but of another run."""
 
 
 def save(path: Path, learnt: Learnt, key: str, first: Tensor) -> None:
@@ -23,54 +26,56 @@ def save(path: Path, learnt: Learnt, key: str, first: Tensor) -> None:
 
     `first` [1, C, h, w] is the noise found in the first latent before anything was learnt.
     """
-    losses = [[x.step, x.inner, x.latent, x.attention] for x in learnt.losses]
     tensors = {
         "scale": learnt.scale, "shift": learnt.shift, "latent": learnt.latent,
-        "first": first,
-        "losses": torch.tensor(losses, dtype=torch.float64).reshape(-1, 4),
+        "first": first, "losses": losses_table(learnt.losses),
         **{SOLVER + name: tensor for name, tensor in learnt.solver.items()},
     }
     write_whole(path, tensors, {"format": FORMAT, "key": key})
 
 
-def load(path: Path, key: str, like: dict[str, Tensor], first: Tensor) -> Learnt | None:
-    """What `save` wrote under the same key; None for every other file, or another first noise.
+def load(
+    path: Path, key: str, like: dict[str, Tensor], first: Tensor, steps: int
+) -> Learnt | None:
+    """What `save` wrote under the same key; None for other runs, or another first noise.
 
-    `like` is the state of the solver that will go on: names and shapes must be its. Another first
-    noise means another trajectory, or that other nodes added something else to the model; a
-    rounding that differs from run to run does not.
+    `like` is the state of the solver that will go on: names and shapes must be its; `steps` is the
+    most there can be. Another first noise means another trajectory, or that other nodes added
+    something else to the model; a rounding that differs from run to run does not. Raises
+    DamagedError for a file that was cut short or changed.
     """
+
+    def require_own(metadata: Metadata) -> None:
+        if {**metadata, CHECKSUM: ""} != {"format": FORMAT, "key": key, CHECKSUM: ""}:
+            raise OtherRunError
+        require(CHECKSUM in metadata, "it has no checksum")
+
     try:
-        with safe_open(path, "pt") as file:
-            if file.metadata() != {"format": FORMAT, "key": key}:
-                return None
-            # Copies: sums over a mapped file's unaligned memory round otherwise than before.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
+        _, tensors = read_whole(path, require_own)
+    except OtherRunError:
         return None
-    solver = {k[len(SOLVER):]: v for k, v in tensors.items() if k.startswith(SOLVER)}
-    if not _is_whole(tensors) or not _same_first(tensors, first) or any(
-            name not in solver or solver[name].shape != wanted.shape
-            for name, wanted in like.items()):
-        return None
-    losses = [InnerLoss(int(s), int(j), z, a) for s, j, z, a in tensors["losses"].tolist()]
-    return Learnt(tensors["scale"], tensors["shift"], tensors["latent"], losses, solver)
+    learnt = _learnt(tensors, steps)
+    fits = all(name in learnt.solver and learnt.solver[name].shape == wanted.shape
+               for name, wanted in like.items())
+    return learnt if fits and _same_first(tensors, first) else None
+
+
+def _learnt(tensors: dict[str, Tensor], steps: int) -> Learnt:
+    scale = checked(tensors, "scale", (None, CHUNK_TOKENS, None))
+    require(0 < len(scale) <= steps, f"it has {len(scale)} steps of {steps}")
+    solver = {name.removeprefix(SOLVER): tensor for name, tensor in tensors.items()
+              if name.startswith(SOLVER)}
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in solver.values())
+    require(finite, "its solver is not finite")
+    return Learnt(
+        scale, checked(tensors, "shift", tuple(scale.shape)),
+        checked(tensors, "latent", (1, None, None, None)),
+        losses_of(tensors, "losses", len(scale)), solver)
 
 
 def _same_first(tensors: dict[str, Tensor], first: Tensor) -> bool:
-    if not tensors["latent"].shape == tensors["first"].shape == first.shape:
+    own = checked(tensors, "first", (1, None, None, None))
+    if not tensors["latent"].shape == own.shape == first.shape:
         return False
-    off = torch.linalg.vector_norm(tensors["first"] - first.to("cpu", torch.float32))
-    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(tensors["first"]))
-
-
-def _is_whole(tensors: dict[str, Tensor]) -> bool:
-    """Whether all parts are there, finite, and of the forms that `save` gives them."""
-    if not {"scale", "shift", "latent", "first", "losses"} <= tensors.keys():
-        return False
-    scale, shift, losses = tensors["scale"], tensors["shift"], tensors["losses"]
-    forms = scale.ndim == 3 and scale.shape[1] == CHUNK_TOKENS and scale.shape == shift.shape
-    exact = scale.dtype == shift.dtype == tensors["latent"].dtype == torch.float32
-    counted = losses.ndim == 2 and losses.shape[1] == 4
-    return forms and exact and counted and all(
-        bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    off = torch.linalg.vector_norm(own - first.to("cpu", torch.float32))
+    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(own))

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
+import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..method.learning import InnerLoss
+
 PART = ".part"
+CHECKSUM = "checksum"
 STALE_SECONDS = 3600
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write beside a path and rename; what stood there stays until the new file is whole.
 
-    Raises OSError where that cannot be done, and then leaves nothing behind.
+    A checksum of everything stands among the metadata, for `reading.read_whole`. Raises OSError
+    where that cannot be done, and then leaves nothing behind.
     """
     own = {name: tensor.detach().to("cpu", copy=True).contiguous()
            for name, tensor in tensors.items()}
-    content = save(own, metadata)
+    content = save(own, {**metadata, CHECKSUM: checksum(own, metadata)})
     beside = path.with_name(path.name + PART)
     try:
         beside.write_bytes(content)
@@ -28,6 +35,22 @@ def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     finally:
         with suppress(OSError):  # the reason why it could not be written is the one to hear
             beside.unlink(missing_ok=True)
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Eight hex digits of all names, shapes, types, bytes and metadata: shows damage, no intent."""
+    digest = zlib.crc32(repr(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest = zlib.crc32(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest)
+        digest = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, digest)
+    return f"{digest:08x}"
+
+
+def losses_table(losses: Iterable[InnerLoss]) -> Tensor:
+    """Losses as fp64 [n, 4], as they stand in files; `reading.losses_of` unpacks them."""
+    rows = [[x.step, x.inner, x.latent, x.attention] for x in losses]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
 
 def remove_stale_parts(folder: Path, ending: str) -> None:

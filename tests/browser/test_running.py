@@ -57,6 +57,9 @@ def test_the_demo_runs_with_progress_previews_and_three_pictures(window: "Window
         shown = [data for other, data in window.previews if other == node]
         assert len(shown) > 5 and all(map(is_picture, shown))
     assert window.page.evaluate(SHOWN, "SaveImage") == [128, 128, 128]
+    texts = window.page.evaluate(
+        "id => app.graph.getNodeById(id).widgets.map(widget => String(widget.value))", learning)
+    assert any(re.fullmatch(r"learnt in \d+:\d\d", text) for text in texts)
     assert window.page.evaluate(SHOWN, LEARN)
     window.said_nothing()
 

@@ -1,4 +1,4 @@
-"""The changed words under the controller's targets."""
+"""The changed words under the controller's targets, what is said of them, and picking them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,52 @@ def panel(window: "Window") -> Locator:
 
 def lines(window: "Window") -> list[tuple[str, list[str], list[str]]]:
     """(label, struck words, highlighted words) of every line."""
-    rows = panel(window).locator("> div")
+    rows = panel(window).locator(".line:not(.mistake)")
     return [(row.locator("small").inner_text(), row.locator("del").all_inner_texts(),
              row.locator("ins").all_inner_texts()) for row in rows.all()]
+
+
+def mistakes(window: "Window") -> list[str]:
+    """What is said in red below the lines, each with the number of the line it is below."""
+    rows: list[str] = panel(window).locator(".line").evaluate_all("""rows => rows.map((row, i) =>
+        [rows.slice(0, i).filter(other => !other.matches('.mistake')).length, row])
+        .filter(([, row]) => row.matches('.mistake'))
+        .map(([line, row]) => `${line} ${row.textContent}`)""")
+    return rows
+
+
+def value(window: "Window", name: str) -> Any:
+    return window.page.evaluate(f"([kind, name]) => {{ {NODE}; return node.widgets.find("
+                                "widget => widget.name === name).value }", [CONTROL, name])
+
+
+def fill(window: "Window", **values: str) -> None:
+    """Give the controller's boxes values, as the page does when a person types them."""
+    window.page.evaluate(f"""([kind, values]) => {{ {NODE}
+        for (const [name, value] of Object.entries(values)) {{
+            const widget = node.widgets.find(widget => widget.name === name)
+            widget.value = value
+            widget.callback?.(value)
+        }} }}""", [CONTROL, values])
+
+
+def word(window: "Window", line: int, text: str) -> Locator:
+    row = panel(window).locator(".line:not(.mistake)").nth(line)
+    return row.locator(".word").get_by_text(text, exact=True)
+
+
+def show(window: "Window") -> None:
+    """Bring the controller into view, large enough to be worked with."""
+    window.page.evaluate(f"""kind => {{ {NODE}
+        Object.assign(app.canvas.ds, {{ scale: 1, offset: [300 - node.pos[0], 40 - node.pos[1]] }})
+        app.canvas.setDirty(true, true) }}""", CONTROL)
+    window.page.wait_for_timeout(300)
+
+
+def undo(window: "Window") -> None:
+    window.page.evaluate("() => document.activeElement.blur()")
+    window.page.keyboard.press("Control+z")
+    window.settle()
 
 
 def write(window: "Window", before: str, text: str) -> None:
@@ -71,9 +114,7 @@ def moved_and_undone(window: "Window") -> None:
         tracker.captureCanvasState()
         node.pos = [node.pos[0] + 40, node.pos[1] + 40]
         tracker.captureCanvasState() }}""", CONTROL)
-    window.page.evaluate("() => document.activeElement.blur()")
-    window.page.keyboard.press("Control+z")
-    window.settle()
+    undo(window)
 
 
 def test_after_an_undo_the_words_are_shown_and_follow_what_is_written(demo: "Window") -> None:
@@ -93,19 +134,21 @@ def test_the_panel_is_as_high_as_its_lines_in_a_node_that_has_more_room(demo: "W
     demo.page.evaluate(f"kind => {{ {NODE}; node.setSize([node.size[0], node.size[1] + 200]) }}",
                        CONTROL)
     demo.settle()
-    height, scale = panel(demo).evaluate(
-        "panel => [panel.getBoundingClientRect().height, app.canvas.ds.scale]")
-    assert height / scale == pytest.approx(2 * 16 + 4, abs=1)
-    write(demo, "orange cat", "\n".join(["a cat"] * 8))
+    heights = "panel => [panel, panel.querySelector('.content')].map(e => e.offsetHeight)"
+    own, content = panel(demo).evaluate(heights)
+    assert own == content and 3 * 16 <= own < 6 * 16
+    write(demo, "orange cat", "\n".join(["a cat"] * 16))
     demo.settle()
-    height = panel(demo).evaluate("panel => panel.getBoundingClientRect().height")
-    assert height / scale == pytest.approx(6 * 16 + 4, abs=1)
+    own, content = panel(demo).evaluate(heights)
+    assert own == 10 * 16 + 8 < content
 
 
 def test_another_source_prompt_counts_at_once(demo: "Window") -> None:
     write(demo, "a painting of a brown cat in the city", "a painting of an orange cat in the city")
-    assert lines(demo)[0] == ("replace", [], [])
-    assert "no change" in panel(demo).inner_text()
+    assert lines(demo)[0] == ("no change", [], [])
+    assert panel(demo).locator("small.wrong").all_inner_texts() == ["no change"]
+    fill(demo, emphasis="cat: 1.5; ")
+    assert lines(demo)[0] == ("replace", [], []), "a word that is louder is an edit"
     demo.said_nothing()
 
 
@@ -115,6 +158,103 @@ def test_replace_with_another_number_of_words_is_marked_wrong(demo: "Window") ->
     write(demo, "orange cat", "a cat")
     assert lines(demo)[0][0] == "2 words, source 9"
     assert panel(demo).locator("small.wrong").count() == 1
+
+
+def test_mistakes_are_said_on_their_line_while_one_types(demo: "Window") -> None:
+    assert mistakes(demo) == []
+    fill(demo, blend_words="cat; cat, baot", emphasis="dog: 1.5; boat: 1, boat: 2")
+    assert mistakes(demo) == [
+        "1 emphasis: \u201cdog\u201d is in no edited prompt.",
+        "2 blend_words: \u201cbaot\u201d is in no prompt.",
+        "2 emphasis: \u201cboat\u201d has two numbers; keep one."]
+    fill(demo, blend_words="cat; cat, boat; ;", emphasis="boat: 11", windows="tau_s 0.3")
+    assert [text[:31] for text in mistakes(demo)] == [
+        "0 blend_words: 4 parts between ", "0 emphasis: \u201c11\u201d of \u201cboat\u201d is n",
+        "0 windows: \u201ctau_s 0.3\u201d has no n"]
+    fill(demo, blend_words="cat, boat", emphasis="", windows="", targets="a cat\n\na cat")
+    assert mistakes(demo) == [
+        "0 Line 2 is empty: remove it or write a prompt.",
+        "0 blend_words: \u201cboat\u201d is in no prompt.", "2 the same edit as line 1"]
+    fill(demo, targets=" ", blend_words="")
+    assert lines(demo) == [] and mistakes(demo) == ["0 Write the edited prompt, one edit a line."]
+    demo.said_nothing()
+
+
+def test_a_word_is_put_on_the_list_of_its_line_with_a_click_and_taken_off(demo: "Window") -> None:
+    show(demo)
+    fill(demo, blend_words="")
+    word(demo, 0, "cat").click()
+    word(demo, 1, "boat").click()
+    word(demo, 1, "cat").click()  # of the source prompt
+    assert value(demo, "blend_words") == "cat; boat, cat"
+    word(demo, 0, "orange").click(modifiers=["Shift"])
+    assert value(demo, "emphasis") == "orange: 1.5;"
+    picked = panel(demo).locator("[aria-pressed=true].word").all_inner_texts()
+    assert picked == ["orange", "cat", "cat", "boat"]
+    undo(demo)
+    assert (value(demo, "blend_words"), value(demo, "emphasis")) == ("cat; boat, cat", "")
+    word(demo, 0, "cat").click()
+    assert value(demo, "blend_words") == "; boat, cat"
+    panel(demo).get_by_role("button", name="emphasis").click()
+    word(demo, 1, "boat").focus()
+    demo.page.keyboard.press("ArrowRight")
+    demo.page.keyboard.press("Enter")  # the word behind it: in
+    assert (value(demo, "emphasis"), value(demo, "blend_words")) == ("; in: 1.5", "; boat, cat")
+    demo.page.keyboard.press("ArrowLeft")
+    demo.page.keyboard.press("Shift+Space")
+    assert value(demo, "blend_words") == "; cat"
+    demo.said_nothing()
+
+
+def test_a_click_writes_into_the_box_that_feeds_an_input_and_a_copy_keeps_all(
+    demo: "Window"
+) -> None:
+    show(demo)
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        const text = LiteGraph.createNode('PrimitiveString')
+        app.graph.add(text)
+        text.widgets[0].value = 'boat'
+        text.connect(0, node, node.inputs.findIndex(input => input.name === 'blend_words')) }}""",
+        CONTROL)
+    demo.settle()
+    word(demo, 0, "cat").click()
+    written: str = demo.page.evaluate(
+        "() => app.graph._nodes.find(node => node.type === 'PrimitiveString').widgets[0].value")
+    assert written == "boat, cat; boat"
+    copied: list[Any] = demo.page.evaluate(f"""kind => {{ {NODE}
+        return node.clone().serialize().widgets_values }}""", CONTROL)
+    assert copied == values(demo.graph(), CONTROL)
+    demo.said_nothing()
+
+
+def choose_preset(window: "Window", label: str) -> None:
+    """Open the preset's list with the mouse and choose, in either kind of node."""
+    box = window.page.get_by_role("combobox", name="Taus for")
+    if box.count():
+        box.click()
+        window.page.get_by_role("option", name=label).click()
+    else:
+        window.page.mouse.click(*window.page.evaluate(f"""kind => {{ {NODE}
+            const {{ y }} = node.widgets.find(widget => widget.name === 'tau_preset')
+            const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + y + 10]
+            const [left, top] = app.canvas.ds.convertOffsetToCanvas(place)
+            const edge = app.canvas.canvas.getBoundingClientRect()
+            return [left + edge.left, top + edge.top] }}""", CONTROL))
+        window.page.locator(".litecontextmenu .litemenu-entry").get_by_text(label).click()
+    window.page.wait_for_timeout(300)
+
+
+def test_a_preset_sets_the_four_taus_and_one_undo_takes_it_back(demo: "Window") -> None:
+    show(demo)
+    taus = ["tau_v", "tau_c", "tau_s", "tau_u"]
+    assert value(demo, "tau_preset") == "own values"
+    choose_preset(demo, "another style")
+    assert [value(demo, tau) for tau in taus] == [0.2, 0.6, 0.8, 0]
+    assert value(demo, "tau_preset") == "another style"
+    undo(demo)
+    assert [value(demo, tau) for tau in taus] == [0.3, 0.6, 0.8, 0]
+    assert value(demo, "tau_preset") == "own values"
+    demo.said_nothing()
 
 
 def test_without_a_trajectory_and_in_a_collapsed_node_nothing_shows(demo: "Window") -> None:
@@ -173,6 +313,10 @@ def test_a_controller_goes_into_a_subgraph_and_out_again(demo: "Window") -> None
     demo.page.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph._nodes)) }")
     demo.settle()
     assert demo.page.evaluate("() => app.graph._nodes.length") == 1
+    demo.page.evaluate("() => app.canvas.setGraph(app.graph._nodes[0].subgraph)")
+    demo.settle()
+    assert lines(demo) == before
+    demo.page.evaluate("() => app.canvas.setGraph(app.canvas.graph.rootGraph)")
     demo.page.evaluate("() => { app.graph.unpackSubgraph(app.graph._nodes[0]) }")
     demo.settle()
     assert lines(demo) == before and len(demo.graph()["links"]) == len(links)
@@ -210,6 +354,7 @@ def values(graph: dict[str, Any], kind: str) -> list[Any]:
 
 @pytest.mark.parametrize(("rule", "call"), [
     ("words", "wordsOf(row[0])"), ("bare", "bare(row[0])"), ("targets", "targetsOf(...row)"),
+    ("positions", "placesOf(row[1], wordsOf(row[0])).length > 0"),
 ])
 def test_the_page_reads_words_and_targets_as_the_node_does(
     workbench: "Window", rule: str, call: str
@@ -217,8 +362,10 @@ def test_the_page_reads_words_and_targets_as_the_node_does(
     """The table is the one that the node's Python is tested with."""
     found = workbench.page.evaluate(f"""async ([address, rows]) => {{
         const {{ bare, targetsOf, wordsOf }} = await import(address)
+        const {{ placesOf }} = await import(address.replace('/words.js', '/notation.js'))
         return rows.map(row => {call}) }}""", [words_script(workbench), TABLE[rule]])
-    assert found == [row[-1] for row in TABLE[rule]]
+    expected = [row[-1] for row in TABLE[rule]]
+    assert found == (list(map(bool, expected)) if rule == "positions" else expected)
 
 
 def words_script(window: "Window") -> str:

@@ -14,7 +14,7 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
-from stylediffusion_pack.nodes.inversion import DDIMInvert
+from stylediffusion_pack.nodes.invert import DDIMInvert
 from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
@@ -32,6 +32,7 @@ from stylediffusion_pack.stylediffusion.method import (
 )
 
 from tests import checkpoints, golden
+from tests.learning_requests import request
 
 STEPS, GUIDANCE = 2, 7.5
 SOURCE, FIRST, SECOND = "a cat", "a dog", "a boat"
@@ -133,12 +134,12 @@ def sample(model: Any, trajectory: Any, edit: Any, guidance: float = GUIDANCE) -
 def learn(
     model: Any, trajectory: Any, fast: bool = True, evaluations: int = 3
 ) -> data.ValueEmbedding:
-    chosen = learning.LearningSettings(
-        inner_steps=3, first_evaluations=evaluations, closing_evaluations=evaluations,
+    chosen = request(
+        fast, inner_steps=3, first_evaluations=evaluations, closing_evaluations=evaluations,
         last_evaluations=evaluations)
     with torch.inference_mode():
         return host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(chosen, fast))
+            model, trajectory, None, None, chosen)
 
 
 def host_node() -> Any:

@@ -10,7 +10,7 @@ from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, learning, schedule
+from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from reference import textbook
 from tests import families, golden
@@ -24,6 +24,7 @@ from tests.edits import (
     control_of,
     embedding_of,
 )
+from tests.learning_requests import request
 
 STEPS, HEIGHT, WIDTH = 4, 16, 24
 
@@ -89,9 +90,8 @@ def test_learning_brings_the_picture_back_that_plain_ddim_loses(
     with torch.inference_mode():
         model = families.load(family, dtype)
         trajectory = invert(model, family, photo())
-        settings = learning.LearningSettings(guidance=3.0, inner_steps=12, learning_rate=0.05)
         embedding = host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(settings))
+            model, trajectory, None, None, request(guidance=3.0))
         wanted = vp_to_host(model, trajectory.latents[:1])
         plain, learnt = (
             golden.relative(

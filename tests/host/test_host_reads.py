@@ -12,12 +12,13 @@ from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unfinished_run
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.method import data, learning, solvers
+from stylediffusion_pack.stylediffusion.method import adam, data, lbfgs, quasi_newton
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import golden
+from tests.learning_requests import request
 
 STEPS = 6
 READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero"}
@@ -94,10 +95,10 @@ def trajectory(model: Any) -> data.Trajectory:
 
 def learn(model: Any, trajectory: Any, counter: Counter, fast: bool) -> int:
     """How many evaluations a whole run took."""
-    wishes = host_learning.LearningWishes(learning.LearningSettings(inner_steps=4), fast)
+    chosen = request(fast, inner_steps=4)
     with torch.inference_mode(), counter.copies, counter.scalars:
         return len(host_learning.learn_value_embedding(
-            model, trajectory, None, None, wishes).losses)
+            model, trajectory, None, None, chosen).losses)
 
 
 def test_an_evaluation_of_the_fast_preset_reads_once_and_a_run_thrice_for_each(
@@ -106,7 +107,7 @@ def test_an_evaluation_of_the_fast_preset_reads_once_and_a_run_thrice_for_each(
     """A large model's run is written more rarely than after every step."""
     counter = Counter()
     monkeypatch.setattr(unfinished_run, "SPARING", 1e9)
-    inside = counter.watch(monkeypatch, solvers.Evaluations, "__call__")
+    inside = counter.watch(monkeypatch, quasi_newton.Evaluations, "__call__")
     evaluations = learn(model, trajectory, counter, True)
     assert evaluations == len(inside) > 2 * STEPS
     assert set(inside) == {1}
@@ -118,11 +119,11 @@ def test_an_update_of_the_exact_preset_reads_once(
 ) -> None:
     """Adam's own count of its steps lies on the CPU."""
     counter = Counter()
-    adam = counter.watch(monkeypatch, torch.optim.Adam, "step")
-    inside = counter.watch(monkeypatch, solvers.NetworkSolver, "inner_step")
+    updates = counter.watch(monkeypatch, torch.optim.Adam, "step")
+    inside = counter.watch(monkeypatch, adam.AdamSolver, "inner_step")
     evaluations = learn(model, trajectory, counter, False)
-    assert evaluations == len(inside) == len(adam) > 2 * STEPS
-    assert {all_of - own for all_of, own in zip(inside, adam, strict=True)} == {1}
+    assert evaluations == len(inside) == len(updates) > 2 * STEPS
+    assert {all_of - own for all_of, own in zip(inside, updates, strict=True)} == {1}
 
 
 @pytest.mark.parametrize(("fast", "own"), [(True, 0), (False, 1)])
@@ -132,8 +133,8 @@ def test_a_step_of_either_preset_reads_next_to_nothing_of_its_own(
     """Sigmas, tables and the latent stay where they are; exact looks at its last latent."""
     counter, marks = Counter(), []
     parts = [counter.watch(monkeypatch, owner, name) for owner, name in (
-        (solvers.Evaluations, "__call__"), (solvers.Curvature, "see"),
-        (solvers.NetworkSolver, "inner_step"))]
+        (quasi_newton.Evaluations, "__call__"), (lbfgs, "_read"),
+        (adam.AdamSolver, "inner_step"))]
     kept = host_learning.HostWatch.keep
     monkeypatch.setattr(unfinished_run, "SPARING", 1e9)
     monkeypatch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (

@@ -10,10 +10,11 @@ from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, learning, schedule
+from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from tests import families, golden
 from tests.edits import BASE, EDITS, control_of
+from tests.learning_requests import request
 
 STEPS, GUIDANCE = 3, 3.0
 
@@ -42,10 +43,9 @@ def test_it_inverts_learns_and_brings_the_picture_back(
         model = families.load(family)
         assert model.model.diffusion_model.in_channels == {"inpainting": 9, "ip2p": 8}[family]
         trajectory = invert(model, family)
-        settings = learning.LearningSettings(
-            guidance=GUIDANCE, inner_steps=12, learning_rate=0.05)
         embedding = host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(settings, fast))
+            model, trajectory, None, None,
+            request(fast, guidance=GUIDANCE, inner_steps=12, learning_rate=0.05))
         wanted = vp_to_host(model, trajectory.latents[:1])
         plain, learnt = (golden.relative(
             sampling.sample_edits(Edit(model, trajectory, e, None, GUIDANCE))["samples"], wanted)

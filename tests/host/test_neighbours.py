@@ -14,9 +14,10 @@ from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, learning, prompt_to_prompt
+from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt
 
 from tests import families, golden, neighbours
+from tests.learning_requests import request
 
 STEPS, GUIDANCE = 2, 4.0
 SOURCE, TARGET = "a red car in a meadow", "a blue boat in a meadow"
@@ -70,11 +71,9 @@ def inverted(
 
 
 def learnt(model: Any, trajectory: data.Trajectory) -> data.ValueEmbedding:
-    settings = learning.LearningSettings(
+    return host_learning.learn_value_embedding(model, trajectory, None, None, request(
         guidance=GUIDANCE, evaluations=4, first_evaluations=4, closing_evaluations=4,
-        last_evaluations=4)
-    return host_learning.learn_value_embedding(
-        model, trajectory, None, None, host_learning.LearningWishes(settings))
+        last_evaluations=4))
 
 
 def rows(model: Any, trajectory: data.Trajectory, embedding: Any, control: Any,

@@ -9,14 +9,17 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.learn.tasks import LearningTask
 from stylediffusion_pack.stylediffusion.method import prompt_to_prompt
 
-from bench.operations import Count, by_step
+from bench.operations import Count, Operations, by_step
 from tests import golden
 from tests.edits import EDITS, GUIDANCE, NOISE, control_of, embedding_of, trajectory_through
 from tests.edits import context as prompt
+from tests.learning_requests import request
 
-STEPS = 10
+STEPS, LEARNT = 10, 4
 WINDOWS = {tau: (0.0, 0.5) for tau in ("tau_v", "tau_c", "tau_s", "tau_u")}
 INSIDE, PAST = slice(0, 4), slice(6, 9)
 LIMITS = {"replace": 1.08, "blend": 1.15, "refine": 1.25}
@@ -99,3 +102,26 @@ def test_setting_the_source_right_after_each_step_reads_nothing_either(
         found = edited_steps(model, trajectory, edits, exact=True)
     assert max(ratios(found, plain)) <= LIMITS["replace"] + 0.01
     assert [step.reads for step in found] == [step.reads for step in plain]
+
+
+def an_evaluation(model: Any, pictures: int) -> Count:
+    """Of one picture of so many, all set-up shared out; every step takes all it may."""
+    ways = [trajectory_through(model, prompt(1), prompt(2),
+                               (1 - 0.1 * k) * NOISE.expand(LEARNT + 1, -1, -1, -1))
+            for k in range(pictures)]
+    chosen = request(first_evaluations=3, evaluations=3, closing_evaluations=3, last_evaluations=3,
+                     good_enough=0.0, good_enough_closing=0.0)
+    with Operations() as seen:
+        found = host_learning.learn_embeddings([LearningTask(model, way, chosen) for way in ways])
+    assert {len(one.losses) for one in found} == {3 * LEARNT}
+    return seen.count / (3 * LEARNT * pictures)
+
+
+def test_four_pictures_learnt_together_launch_a_third_each_of_what_one_does_alone(
+    model: Any
+) -> None:
+    with torch.inference_mode():
+        alone, each = (an_evaluation(model, pictures) for pictures in (1, 4))
+    assert alone.operations > 1000, "the count must see the UNet, forward and backward"
+    assert each.operations <= 0.36 * alone.operations, (each, alone)
+    assert each.reads <= 0.5 * alone.reads and alone.reads <= 3, (each, alone)

@@ -86,3 +86,29 @@ def test_an_embedding_of_another_trajectory_names_the_node_to_run(kind: str, nod
     other = f"^the {kind} was learnt for the prompt 'a dog', .* with 'a cat'; run {node}"
     with pytest.raises(ValueError, match=other):
         data.require_own_embedding(trajectory(), replace(own, prompt="a dog"))
+
+
+def test_an_embedding_of_another_picture_with_the_same_prompt_is_refused() -> None:
+    made = trajectory()
+    noise = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    other = replace(made, latents=noise)
+    own = replace(embedding("value embedding"), ends=torch.stack([noise[0], noise[2]]))
+    data.require_own_embedding(other, own)
+    rounded = replace(own, ends=torch.stack([noise[0], noise[2]]) * 1.01)
+    data.require_own_embedding(other, rounded)
+    with pytest.raises(ValueError, match="was learnt for another picture, .*run Learn Value Emb"):
+        data.require_own_embedding(replace(made, latents=noise.flip(-1)), own)
+    with pytest.raises(ValueError, match="was learnt for another picture"):
+        data.require_own_embedding(replace(made, latents=noise[..., :1]), own)
+
+
+def test_an_embedding_of_another_walk_of_the_picture_is_a_warning(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    own = replace(embedding("null text"), ends=noise[[0, 2]])
+    data.require_own_embedding(replace(trajectory(), latents=noise), own)
+    assert not caplog.text
+    other = torch.cat([noise[:2], noise[2:] + 0.1])
+    data.require_own_embedding(replace(trajectory(), latents=other), own)
+    assert "null text was learnt on another inversion of the same picture" in caplog.text

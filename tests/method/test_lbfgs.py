@@ -2,12 +2,33 @@
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.method.lbfgs import Curvature, descend
+from stylediffusion_pack.stylediffusion.method import lbfgs
+from stylediffusion_pack.stylediffusion.method.lbfgs import Curvature
 
 ZEROS = torch.zeros(12, dtype=torch.float64)
+Evaluate = Callable[[torch.Tensor], tuple[float, Callable[[], torch.Tensor]]]
+
+
+def driven(asking: Any, evaluate: Evaluate | None = None) -> Any:
+    """What one that asks gives, by itself."""
+    def evaluated(asked: dict[int, lbfgs.Point]) -> dict[int, lbfgs.Evaluation]:
+        assert evaluate is not None
+        return {place: evaluate(point.at) for place, point in asked.items()}
+
+    return lbfgs.in_lock_step([asking], evaluated)[0]
+
+
+def descend(
+    evaluate: Evaluate, start: torch.Tensor, curvature: Curvature, evaluations: int,
+    good_enough: float, lower: Callable[[], None] = lbfgs.overflown,
+) -> tuple[torch.Tensor, float]:
+    found: tuple[torch.Tensor, float] = driven(
+        lbfgs.descend(start, curvature, evaluations, good_enough, lower), evaluate)
+    return found
 
 
 def least_squares(seed: int, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,10 +57,10 @@ class Problem:
 def knowing(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Curvature:
     """What is known after steps and changes of the gradient, the first from a gradient of zero."""
     known, gradient = Curvature(pairs[0][0]), torch.zeros_like(pairs[0][0])
-    known.see(gradient)
+    driven(known.see(gradient))
     for step, change in pairs:
         gradient = gradient + change
-        known.see(gradient, step)
+        driven(known.see(gradient, step))
     return known
 
 
@@ -86,7 +107,7 @@ def test_a_pair_of_negative_curvature_is_not_kept_and_its_gradient_is(before: in
     torch.testing.assert_close(
         known.newton_step(1.0)[0], two_loops(pairs[-40:], gradient), rtol=1e-9, atol=1e-9)
     good = drawn_pairs(1, 90, 7)
-    known.see(gradient + good[0][1], good[0][0])
+    driven(known.see(gradient + good[0][1], good[0][0]))
     torch.testing.assert_close(
         known.newton_step(1.0)[0], two_loops((pairs + good)[-40:], gradient + good[0][1]),
         rtol=1e-9, atol=1e-9)
@@ -97,7 +118,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     known, untouched = knowing(pairs), knowing(pairs)
     for step in (None, torch.ones(9, dtype=torch.float64)):
         for bad in (torch.inf, torch.nan):
-            assert not known.see(torch.full((9,), bad, dtype=torch.float64), step)
+            assert not driven(
+                known.see(torch.full((9,), bad, dtype=torch.float64), step))
     assert torch.equal(known.newton_step(1.0)[0], untouched.newton_step(1.0)[0])
 
 

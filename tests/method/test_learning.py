@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.method import (
+    adam,
     ddim,
     learning,
+    quasi_newton,
     schedule,
-    solvers,
     value_embedding,
 )
 from torch import Tensor
@@ -31,20 +32,26 @@ class OneLine:
         self.context, self.out = drawn(1, 77, WIDTH), drawn(2, 77 * WIDTH, 16) / 40
         self.spoilt: tuple[int, float] | None = None
 
-    def noise(self, latent: Tensor, level: int, value: Tensor) -> Tensor:
-        found = 0.3 * latent + torch.tanh(value.flatten() @ self.out).view(1, 1, 4, 4)
+    def hearing(self, latent: Tensor, level: int, value: Tensor) -> Tensor:
+        found = 0.3 * latent + torch.tanh(value.flatten(-2) @ self.out).view(-1, 1, 4, 4)
         if self.spoilt is not None and level == self.spoilt[0]:
             found = found * self.spoilt[1]
         return found
 
-    def fixed(self, latent: Tensor, level: int) -> Tensor:
-        return self.noise(latent, level, drawn(3, 77, WIDTH))
+    def noise(self, latent: Tensor, level: int) -> Tensor:
+        return self.hearing(latent, level, drawn(3, 77, WIDTH))
 
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    def noise_with(
+        self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        value = self.context if scale is None or shift is None else self.context * scale + shift
-        return self.noise(latent, level, value), [value[:4].softmax(0) * level] if maps else []
+        value = self.context * scale + shift
+        return self.hearing(latent, level, value), self.maps_of(value, level) if maps else []
+
+    def maps(self, latent: Tensor, level: int) -> list[Tensor]:
+        return self.maps_of(self.context, level)
+
+    def maps_of(self, value: Tensor, level: int) -> list[Tensor]:
+        return [value[:4].softmax(0) * level]
 
     def gradient_scale(self, latent: torch.Tensor) -> float:
         return 1.0
@@ -59,7 +66,7 @@ IMAGE = drawn(5, 1, TOKENS, WIDTH)
 
 
 def written_out(
-    model: OneLine, settings: learning.LearningSettings
+    model: OneLine, schedule: adam.AdamSchedule
 ) -> tuple[list[tuple[int, int, float]], list[Tensor]]:
     """Every (step, inner step, loss), and the latent after each step, by the authors' rules."""
     network = value_embedding.make_mapping(
@@ -69,9 +76,9 @@ def written_out(
     losses, latent, reached = [], TRAJECTORY[STEPS:], []
 
     def guided(z: Tensor, level: int) -> tuple[Tensor, list[Tensor]]:
-        cond, maps = model.hearing(z, level, *network(IMAGE), True)
-        uncond = model.fixed(z, level)
-        noise = uncond + settings.guidance * (cond - uncond)
+        cond, maps = model.noise_with(z, level, *network(IMAGE), True)
+        uncond = model.noise(z, level)
+        noise = uncond + SETTINGS.guidance * (cond - uncond)
         here, below = alphas[level], alphas[level - 1]
         clean = (z - (1 - here) ** 0.5 * noise) / here**0.5
         return below**0.5 * clean + (1 - below) ** 0.5 * noise, maps
@@ -80,8 +87,8 @@ def written_out(
         network, level = copy.deepcopy(network), STEPS - i
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2 * (1 - i / 100))
         entry = STEPS - 1 if i == 0 else STEPS - i
-        wanted = model.hearing(TRAJECTORY[entry : entry + 1], entry + 1, None, None, True)[1]
-        for inner in range(math.ceil(settings.inner_steps * math.exp(-0.1 * i))):
+        wanted = model.maps(TRAJECTORY[entry : entry + 1], entry + 1)
+        for inner in range(math.ceil(schedule.inner_steps * math.exp(-0.1 * i))):
             z, maps = guided(latent, level)
             loss = ((z - TRAJECTORY[level - 1 : level]) ** 2).mean()
             for found, map_wanted in zip(maps, wanted, strict=True):
@@ -90,7 +97,7 @@ def written_out(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if losses[-1][2] < settings.stop_loss + settings.stop_loss_growth * i:
+            if losses[-1][2] < schedule.stop_loss + schedule.stop_loss_growth * i:
                 break
         with torch.no_grad():
             latent, _ = guided(latent, level)
@@ -99,13 +106,40 @@ def written_out(
 
 
 def run(
-    model: OneLine, settings: learning.LearningSettings, watch: learning.Watch | None = None
+    model: OneLine, schedule: adam.AdamSchedule, watch: learning.Watch | None = None,
+    settings: learning.LearningSettings | None = None,
 ) -> learning.Learnt:
-    network = value_embedding.make_mapping(
-        model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
-    )
+    return learnt(model, adam_solver(model, schedule), settings or SETTINGS, watch)
+
+
+def learnt(
+    model: OneLine, solver: learning.Solver, settings: learning.LearningSettings,
+    watch: learning.Watch | None = None,
+) -> learning.Learnt:
     return learning.learn(
-        model, TRAJECTORY, LEVELS, solvers.NetworkSolver(network, IMAGE, settings), settings, watch)
+        model, learning.LearningRun(TRAJECTORY, LEVELS, solver, settings, watch))
+
+
+def quasi_newton_solver(
+    model: OneLine, schedule: quasi_newton.QuasiNewtonSchedule | None = None
+) -> quasi_newton.QuasiNewtonSolver:
+    return quasi_newton.QuasiNewtonSolver(
+        value_embedding.start_rows(value_embedding.SCALE_AND_SHIFT, model.context[None]),
+        value_embedding.scale_and_shift,
+        schedule or quasi_newton.QuasiNewtonSchedule(evaluations=4))
+
+
+def adam_solver(model: OneLine, schedule: adam.AdamSchedule | None = None) -> adam.AdamSolver:
+    return adam.AdamSolver(
+        value_embedding.make_mapping(
+            model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
+        ),
+        IMAGE,
+        schedule or adam.AdamSchedule(inner_steps=3, stop_loss=0.0, stop_loss_growth=0.0),
+    )
+
+
+both_solvers = pytest.mark.parametrize("make", [quasi_newton_solver, adam_solver])
 
 
 class Reached(learning.Watch):
@@ -116,14 +150,15 @@ class Reached(learning.Watch):
         self.latents.append(learnt.latent)
 
 
-SETTINGS = learning.LearningSettings(
-    guidance=3.0, inner_steps=40, stop_loss=0.4, stop_loss_growth=0.4)
+SETTINGS = learning.LearningSettings(guidance=3.0)
+WITHOUT_MAPS = dataclasses.replace(SETTINGS, attention_weight=0.0)
+SCHEDULE = adam.AdamSchedule(inner_steps=40, stop_loss=0.4, stop_loss_growth=0.4)
 
 
 def test_every_step_stops_after_the_update_whose_loss_was_good_enough() -> None:
     watch = Reached()
-    found = run(OneLine(), SETTINGS, watch)
-    losses, reached = written_out(OneLine(), SETTINGS)
+    found = run(OneLine(), SCHEDULE, watch)
+    losses, reached = written_out(OneLine(), SCHEDULE)
     assert [(x.step, x.inner) for x in found.losses] == [(i, j) for i, j, _ in losses]
     assert [x.total for x in found.losses] == pytest.approx([x for _, _, x in losses], rel=1e-4)
     for own, wanted in zip(watch.latents, reached, strict=True):
@@ -131,9 +166,9 @@ def test_every_step_stops_after_the_update_whose_loss_was_good_enough() -> None:
 
 
 def test_in_that_case_some_steps_stop_early_and_some_run_to_the_end() -> None:
-    losses, _ = written_out(OneLine(), SETTINGS)
+    losses, _ = written_out(OneLine(), SCHEDULE)
     taken = [sum(i == step for i, _, _ in losses) for step in range(STEPS)]
-    most = [SETTINGS.inner_steps_at(step) for step in range(STEPS)]
+    most = [SCHEDULE.inner_steps_at(step) for step in range(STEPS)]
     assert most == [40, 37, 33, 30]
     assert all(1 < a < b for a, b in zip(taken[:2], most[:2], strict=True)), taken
     assert taken[2:] == most[2:]
@@ -143,73 +178,44 @@ def test_in_that_case_some_steps_stop_early_and_some_run_to_the_end() -> None:
 
 
 def test_the_thresholds_and_rates_are_those_of_the_released_code() -> None:
-    usual = learning.LearningSettings()
+    usual = adam.AdamSchedule()
     for step in (0, 1, 7, 29):
         assert usual.stop_loss_at(step) == pytest.approx(1e-5 + 2e-5 * step)
         assert usual.learning_rate_at(step) == pytest.approx(1e-2 * (1 - step / 100))
         assert usual.inner_steps_at(step) == math.ceil(100 * math.exp(-0.1 * step))
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@both_solvers
 @pytest.mark.parametrize("step", [0, 2])
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy(
-    fast: bool, step: int, factor: float
+    make: Any, step: int, factor: float
 ) -> None:
     model = OneLine()
     model.spoilt = (STEPS - step, factor)
-    settings = dataclasses.replace(SETTINGS, attention_weight=0.0)
-    solver: learning.Solver = solvers.NetworkSolver(
-        value_embedding.make_mapping(
-            model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
-        ),
-        IMAGE,
-        settings,
-    )
-    if fast:
-        solver = solvers.QuasiNewtonSolver(
-            value_embedding.start_rows(value_embedding.SCALE_AND_SHIFT, model.context[None]),
-            value_embedding.scale_and_shift, settings)
     message = f"not finite at step {step + 1} of {STEPS}, inner step 1; run the model in bf16"
     with pytest.raises(FloatingPointError, match=message):
-        learning.learn(model, TRAJECTORY, LEVELS, solver, settings)
+        learnt(model, make(model), WITHOUT_MAPS)
 
 
 def test_a_latent_that_is_not_finite_stops_before_it_is_kept() -> None:
     """The loss is fine, but the update it leads to is not: the last step has no later loss."""
     model, watch = OneLine(), Reached()
-    settings = dataclasses.replace(SETTINGS, inner_steps=1, learning_rate=math.inf)
+    schedule = adam.AdamSchedule(inner_steps=1, learning_rate=math.inf)
     with pytest.raises(FloatingPointError, match=f"latent is not finite after step 1 of {STEPS}; "
                        r"run the model in bf16 or fp32 .*, or lower learning_rate"):
-        run(model, settings, watch)
+        run(model, schedule, watch)
     assert not watch.latents
 
 
 def test_what_is_learnt_depends_on_the_fixed_half_and_on_the_guidance() -> None:
     class OtherHalf(OneLine):
-        def fixed(self, latent: Tensor, level: int) -> Tensor:
-            return self.noise(latent, level, drawn(9, 77, WIDTH))
+        def noise(self, latent: Tensor, level: int) -> Tensor:
+            return self.hearing(latent, level, drawn(9, 77, WIDTH))
 
-    plain = run(OneLine(), SETTINGS)
-    for other in (run(OtherHalf(), SETTINGS),
-                  run(OneLine(), dataclasses.replace(SETTINGS, guidance=4.0))):
+    plain, guided = run(OneLine(), SCHEDULE), dataclasses.replace(SETTINGS, guidance=4.0)
+    for other in (run(OtherHalf(), SCHEDULE), run(OneLine(), SCHEDULE, settings=guided)):
         assert other.losses[0].total != pytest.approx(plain.losses[0].total, rel=1e-2)
-
-
-def fast_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.QuasiNewtonSolver:
-    return solvers.QuasiNewtonSolver(
-        value_embedding.start_rows(value_embedding.SCALE_AND_SHIFT, model.context[None]),
-        value_embedding.scale_and_shift, settings)
-
-
-def network_solver(model: OneLine, settings: learning.LearningSettings) -> solvers.NetworkSolver:
-    return solvers.NetworkSolver(
-        value_embedding.make_mapping(
-            model.context[None], IMAGE, 0, value_embedding.SCALE_AND_SHIFT
-        ),
-        IMAGE,
-        settings,
-    )
 
 
 class Half(OneLine):
@@ -219,40 +225,38 @@ class Half(OneLine):
         super().__init__()
         self.scale, self.count = scale, 0
 
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    def noise_with(
+        self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
         self.count += torch.is_grad_enabled()
-        half = [None if rows is None else rows.half().float() for rows in (scale, shift)]
-        return super().hearing(latent, level, *half, maps)
+        half = [rows.half().float() for rows in (scale, shift)]
+        return super().noise_with(latent, level, *half, maps)
 
     def gradient_scale(self, latent: Tensor) -> float:
         return self.scale
 
 
-@pytest.mark.parametrize("make", [fast_solver, network_solver])
+@both_solvers
 def test_a_scale_is_lowered_once_for_the_whole_run_by_passes_that_are_done_again(make: Any) -> None:
-    settings = dataclasses.replace(
-        SETTINGS, inner_steps=5, stop_loss=0.0, stop_loss_growth=0.0, attention_weight=0.0)
     found, counts = [], []
     for scale in (2.0**6, 2.0**50):
         model, watch = Half(scale), Reached()
-        solver = make(model, settings)
+        solver = make(model)
         with torch.enable_grad():
-            learnt = learning.learn(model, TRAJECTORY, LEVELS, solver, settings, watch)
-        counts.append((model.count - len(learnt.losses), solver.loss_scale.lowered))
-        found.append([loss.total for loss in learnt.losses])
+            losses = learnt(model, solver, WITHOUT_MAPS, watch).losses
+        counts.append((model.count - len(losses), solver.loss_scale.lowered))
+        found.append([loss.total for loss in losses])
     assert counts[0] == (0, 0)
     again, lowered = counts[1]
     assert again == lowered and 5 < lowered < 12
     assert found[0] == pytest.approx(found[1], rel=5e-2)
 
 
-@pytest.mark.parametrize("make", [fast_solver, network_solver])
+@both_solvers
 def test_a_gradient_that_overflows_unscaled_names_the_step_and_the_remedy(make: Any) -> None:
     class Steep(OneLine):
-        def noise(self, latent: Tensor, level: int, value: Tensor) -> Tensor:
-            found = super().noise(latent, level, value)
+        def hearing(self, latent: Tensor, level: int, value: Tensor) -> Tensor:
+            found = super().hearing(latent, level, value)
             if found.requires_grad and level == STEPS - 1:
                 found.register_hook(lambda gradient: gradient * torch.inf)
             return found
@@ -260,11 +264,10 @@ def test_a_gradient_that_overflows_unscaled_names_the_step_and_the_remedy(make: 
         def gradient_scale(self, latent: Tensor) -> float:
             return 64.0
 
-    settings = dataclasses.replace(SETTINGS, inner_steps=3, attention_weight=0.0)
     model = Steep()
     with pytest.raises(FloatingPointError, match=f"the gradient is not finite at step 2 of {STEPS};"
                        " run the model in bf16"):
-        learning.learn(model, TRAJECTORY, LEVELS, make(model, settings), settings)
+        learnt(model, make(model), WITHOUT_MAPS)
 
 
 class Worsening(OneLine):
@@ -274,27 +277,26 @@ class Worsening(OneLine):
         super().__init__()
         self.levels: list[int] = []
 
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    def noise_with(
+        self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        noise, found = super().hearing(latent, level, scale, shift, maps)
+        noise, found = super().noise_with(latent, level, scale, shift, maps)
         self.levels.append(level)
         return noise + 100.0 * (self.levels.count(level) - 1), found
 
 
 def test_the_best_evaluation_is_kept_when_a_later_one_is_worse() -> None:
     model, watch = Worsening(), Reached()
-    settings = dataclasses.replace(SETTINGS, attention_weight=0.0, evaluations=4)
-    learnt = learning.learn(
-        model, TRAJECTORY, LEVELS, fast_solver(model, settings), settings, watch)
+    schedule = quasi_newton.QuasiNewtonSchedule(evaluations=4)
+    found = learnt(model, quasi_newton_solver(model, schedule), WITHOUT_MAPS, watch)
     alphas, latent = LEVELS.alphas_cumprod.tolist(), TRAJECTORY[STEPS:]
     for i, reached in enumerate(watch.latents):
-        losses = [loss.latent for loss in learnt.losses if loss.step == i]
+        losses = [loss.latent for loss in found.losses if loss.step == i]
         assert len(losses) > 1 and losses[0] == min(losses) < losses[-1]
         level = STEPS - i
-        cond = OneLine().hearing(latent, level, learnt.scale[i], learnt.shift[i], False)[0]
-        uncond = OneLine().fixed(latent, level)
-        noise = uncond + settings.guidance * (cond - uncond)
+        cond = OneLine().noise_with(latent, level, found.scale[i], found.shift[i], False)[0]
+        uncond = OneLine().noise(latent, level)
+        noise = uncond + SETTINGS.guidance * (cond - uncond)
         here, below = alphas[level], alphas[level - 1]
         clean = (latent - (1 - here) ** 0.5 * noise) / here**0.5
         latent = below**0.5 * clean + (1 - below) ** 0.5 * noise
@@ -307,7 +309,7 @@ def test_the_noise_coefficient_is_what_one_more_of_noise_moves_a_latent_by() -> 
         def moved(noise: float, here: float = here, below: float = below) -> Tensor:
             return ddim.transfer(latent, torch.full((3,), noise).double(), here, below)
 
-        found = solvers.noise_coefficient(here, below)
+        found = quasi_newton.noise_coefficient(here, below)
         assert found < 0
         torch.testing.assert_close(moved(1.5) - moved(0.5), torch.full((3,), found).double())
 
@@ -320,16 +322,14 @@ def test_the_fast_presets_loss_is_in_units_of_the_noise_that_is_heard(weight: fl
             return weight
 
     def noise_losses(good_enough: float) -> tuple[list[float], list[int]]:
-        settings = dataclasses.replace(
-            SETTINGS, attention_weight=0.0, good_enough=good_enough,
-            good_enough_closing=good_enough, first_evaluations=6)
+        schedule = quasi_newton.QuasiNewtonSchedule(
+            good_enough=good_enough, good_enough_closing=good_enough, first_evaluations=6)
         model = Weighted()
-        learnt = learning.learn(
-            model, TRAJECTORY, LEVELS, fast_solver(model, settings), settings)
+        found = learnt(model, quasi_newton_solver(model, schedule), WITHOUT_MAPS)
         alphas = LEVELS.alphas_cumprod.tolist()
         unit = ((1 - alphas[3]) ** 0.5 - (alphas[3] / alphas[4]) ** 0.5 * (1 - alphas[4]) ** 0.5)
-        first = [loss.latent for loss in learnt.losses if loss.step == 0]
-        return [loss / (unit * weight) ** 2 for loss in first], [x.step for x in learnt.losses]
+        first = [loss.latent for loss in found.losses if loss.step == 0]
+        return [loss / (unit * weight) ** 2 for loss in first], [x.step for x in found.losses]
 
     losses, _ = noise_losses(0.0)
     assert len(losses) == 6
@@ -341,8 +341,9 @@ def test_the_fast_presets_loss_is_in_units_of_the_noise_that_is_heard(weight: fl
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 3.0])
 def test_the_attention_loss_counts_by_its_weight(weight: float) -> None:
-    found = run(OneLine(), dataclasses.replace(SETTINGS, attention_weight=weight, inner_steps=1))
-    whole = run(OneLine(), dataclasses.replace(SETTINGS, inner_steps=1))
+    once, weighted = adam.AdamSchedule(inner_steps=1), dataclasses.replace(
+        SETTINGS, attention_weight=weight)
+    found, whole = run(OneLine(), once, settings=weighted), run(OneLine(), once)
     first, full = found.losses[0], whole.losses[0]
     assert full.attention > 1e-3
     assert first.latent == pytest.approx(full.latent, rel=1e-5)
@@ -359,16 +360,15 @@ def test_what_a_watch_was_given_to_keep_does_not_change_afterwards() -> None:
         def keep(self, learnt: learning.Learnt) -> None:
             self.kept.append((learnt, copy.deepcopy(learnt)))
 
-    settings = dataclasses.replace(SETTINGS, inner_steps=3, evaluations=4, attention_weight=0.0)
-    for make in (fast_solver, network_solver):
+    for make in (quasi_newton_solver, adam_solver):
         watch, model = Keeping(), OneLine()
-        learning.learn(model, TRAJECTORY, LEVELS, make(model, settings), settings, watch)
-        assert [learnt.steps for learnt, _ in watch.kept] == [1, 2, 3, 4]
-        for learnt, then in watch.kept:
-            assert learnt.losses == then.losses
-            assert {loss.step for loss in learnt.losses} == set(range(learnt.steps))
-            for name, tensor in {**learnt.solver, "scale": learnt.scale, "shift": learnt.shift,
-                                 "latent": learnt.latent}.items():
+        learnt(model, make(model), WITHOUT_MAPS, watch)
+        assert [kept.steps for kept, _ in watch.kept] == [1, 2, 3, 4]
+        for kept, then in watch.kept:
+            assert kept.losses == then.losses
+            assert {loss.step for loss in kept.losses} == set(range(kept.steps))
+            for name, tensor in {**kept.solver, "scale": kept.scale, "shift": kept.shift,
+                                 "latent": kept.latent}.items():
                 same = then.solver.get(name, getattr(then, name, None))
                 assert torch.equal(tensor, same), name
 
@@ -377,11 +377,12 @@ def test_more_than_a_hundred_steps_are_learnt_at_a_hundredth_of_the_rate() -> No
     steps = 105
     levels = schedule.make_levels(steps, torch.linspace(0.999, 0.005, 1000, dtype=torch.float64))
     latents = TRAJECTORY[:1] + 0.01 * drawn(8, steps + 1, 1, 4, 4)
-    settings = learning.LearningSettings(guidance=3.0, inner_steps=1, attention_weight=0.0)
-    assert settings.learning_rate_at(99) == pytest.approx(1e-4)
-    assert [settings.learning_rate_at(step) for step in (100, 104, 499)] == [1e-4] * 3
+    once = adam.AdamSchedule(inner_steps=1)
+    assert once.learning_rate_at(99) == pytest.approx(1e-4)
+    assert [once.learning_rate_at(step) for step in (100, 104, 499)] == [1e-4] * 3
     model = OneLine()
-    for make in (fast_solver, network_solver):
-        learnt = learning.learn(model, latents, levels, make(model, settings), settings)
-        assert learnt.steps == steps and torch.isfinite(learnt.latent).all()
-        assert {loss.step for loss in learnt.losses} == set(range(steps))
+    for solver in (quasi_newton_solver(model), adam_solver(model, once)):
+        found = learning.learn(
+            model, learning.LearningRun(latents, levels, solver, WITHOUT_MAPS))
+        assert found.steps == steps and torch.isfinite(found.latent).all()
+        assert {loss.step for loss in found.losses} == set(range(steps))

@@ -1,11 +1,15 @@
 """Coordinates in which the value input's directions count alike, on grams with a known root."""
 
+from typing import Any
+
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.method.preconditioner import (
     CHANNEL_DAMPING,
     TOKEN_DAMPING,
+    channel_root,
     inverse_root,
+    token_root,
     whitened_values,
 )
 from stylediffusion_pack.stylediffusion.method.value_embedding import PLAIN, SCALE_AND_SHIFT
@@ -18,6 +22,13 @@ def gram(seed: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     found = torch.randn(3 * size, size, generator=generator) * torch.logspace(-1, 1, size)
     return found.T @ found
+
+
+def whitened(
+    form: str, context: torch.Tensor, tokens: torch.Tensor, channels: torch.Tensor
+) -> Any:
+    """The coordinates that two grams give."""
+    return whitened_values(form, context, token_root(tokens), channel_root(channels))
 
 
 def test_the_inverse_root_squared_is_the_inverse_of_the_damped_gram() -> None:
@@ -36,8 +47,7 @@ def test_a_gram_and_its_multiples_give_the_same_coordinates() -> None:
 @pytest.mark.parametrize("form", [SCALE_AND_SHIFT, PLAIN])
 def test_at_the_start_the_value_path_hears_the_prompt_as_it_is(form: str) -> None:
     context = torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(2))
-    scale, shift = whitened_values(form, context, gram(3, 77), gram(4, WIDTH))(
-        torch.zeros(77, WIDTH))
+    scale, shift = whitened(form, context, gram(3, 77), gram(4, WIDTH))(torch.zeros(77, WIDTH))
     torch.testing.assert_close(context * scale + shift, context)
 
 
@@ -45,8 +55,8 @@ def test_both_forms_add_the_same_change_and_scale_and_shift_is_the_smallest_that
     generator = torch.Generator().manual_seed(5)
     context, point = (torch.randn(77, WIDTH, generator=generator) for _ in range(2))
     tokens, channels = gram(6, 77), gram(7, WIDTH)
-    _, plain = whitened_values(PLAIN, context, tokens, channels)(point)
-    scale, shift = whitened_values(SCALE_AND_SHIFT, context, tokens, channels)(point)
+    _, plain = whitened(PLAIN, context, tokens, channels)(point)
+    scale, shift = whitened(SCALE_AND_SHIFT, context, tokens, channels)(point)
     torch.testing.assert_close(context * scale + shift, plain)
     # Of all (s, b) with the same c s + b those of least (s - 1)^2 + b^2 lie along (c, 1).
     torch.testing.assert_close(scale - 1, context * shift, rtol=1e-4, atol=1e-5)
@@ -81,7 +91,7 @@ def test_tokens_are_damped_by_their_own_damping_and_channels_by_theirs() -> None
     generator = torch.Generator().manual_seed(9)
     context, point = (torch.randn(77, WIDTH, generator=generator) for _ in range(2))
     tokens, channels = gram(10, 77), gram(11, WIDTH)
-    scale, shift = whitened_values(PLAIN, context, tokens, channels)(point)
+    scale, shift = whitened(PLAIN, context, tokens, channels)(point)
     wanted = written_root(tokens, 1e-2) @ point.double() @ written_root(channels, 1e-3)
     assert not scale.any()
     torch.testing.assert_close(shift - context, wanted.float(), rtol=2e-3, atol=2e-3)

@@ -18,6 +18,7 @@ PROMISED = {
     "StyleDiffusionLoadCLIPVision", "StyleDiffusionHeatmaps", "StyleDiffusionComparisonSheet",
     "StyleDiffusionTauSweep", "StyleDiffusionGenerate", "StyleDiffusionP2PlusGuider",
     "StyleDiffusionLearnPromptEmbedding", "StyleDiffusionKeepPixels",
+    "StyleDiffusionEditMetrics",
 }
 
 

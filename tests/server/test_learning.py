@@ -1,9 +1,12 @@
 """Learning on the real server: stopped and gone on with, after a crash too, and no leak."""
 
+import asyncio
 import os
+import re
 import signal
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -12,6 +15,7 @@ from development.environment import ensure
 from development.examples import Prompt
 from development.server import ExecutionInterrupted, Server, ServerError
 from stylediffusion.drawing.metrics import psnr
+from tests import logs
 from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
 
@@ -60,6 +64,30 @@ def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt
         assert psnr(one, other) > 45, "the kernels' own rounding is all that may differ"
 
 
+async def texts_until(server: Server, prompt: Prompt, wanted: str) -> list[str]:
+    """What the learning node shows as text until it says what is wanted.
+
+    The run is interrupted once a time is shown.
+    """
+    address = f"ws{server.url[len('http'):]}/ws?clientId={server.client_id}"
+    node, said = editing.node_of(prompt, LEARN).encode(), list[str]()
+    async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+        server.queue(prompt)
+        while not (said and re.match(wanted, said[-1])):
+            message = await socket.receive(timeout=60)
+            begins = b"\0\0\0\3" + len(node).to_bytes(4, "big") + node
+            if message.type is aiohttp.WSMsgType.BINARY and message.data.startswith(begins):
+                said.append(message.data[len(begins):].decode())
+                server.interrupt()
+    return said
+
+
+def test_the_page_is_told_the_time_left_and_how_it_ended(server: Server, graph: Prompt) -> None:
+    slow = changed(graph, LEARN, preset="exact", seed=2)
+    first, *_, last = asyncio.run(texts_until(server, slow, "stopped after"))
+    assert re.fullmatch(r"\d+:\d\d left", first) and re.fullmatch(r"stopped after 0:\d\d", last)
+
+
 def test_a_crashed_run_goes_on_in_the_next_server() -> None:
     environment = ensure()
     base = base_directory(environment, "crash")
@@ -84,3 +112,25 @@ def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph
         resident.append(process.memory_info().rss)
     # Some pictures' buffers are still there at the moment of asking: the least of three counts.
     assert min(resident[7:]) < 1.015 * min(resident[1:4]), [round(r / 1e6) for r in resident]
+
+
+def test_a_list_of_photos_is_learnt_side_by_side_and_each_as_alone(
+    server: Server, graph: Prompt
+) -> None:
+    """ComfyUI maps every other node over the list; Learn Value Embedding takes it whole."""
+    graph = changed(graph, INVERT, steps=6)
+    scene = editing.node_of(graph, SCENE)
+    listed = changed(graph, "VAEEncode", pixels=["photos", 0])
+    listed["other"] = {"class_type": SCENE, "inputs": {**graph[scene]["inputs"], "seed": 13}}
+    listed["photos"] = {"class_type": "CreateList", "inputs": {
+        "inputs.input0": [scene, 0], "inputs.input1": ["other", 0]}}
+    before = len(logs.read(server))
+    bar = LearningProgress(listed)
+    together = pictures(server, listed, bar)
+    assert "2 pictures were learnt, 2 at a time" in logs.read(server)[before:]
+    assert bar.values == sorted(bar.values)
+    apart = [pictures(server, changed(graph, SCENE, seed=seed)) for seed in (11, 13)]
+    assert len(apart[0]) == len(apart[1]) == 3 and len(together) == 6
+    for one, other in zip(together, [*apart[0], *apart[1]], strict=True):
+        assert psnr(one, other) > 40, "rows of one batch are rounded otherwise than alone"
+    assert psnr(together[0], together[3]) < 30, "two different photos"

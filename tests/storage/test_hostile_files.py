@@ -77,9 +77,10 @@ def test_tensors_that_lie_over_each_other_are_refused(saved: Path) -> None:
 
 
 def rewritten(path: Path, tensors: dict[str, Any], **content: Any) -> Path:
-    """The file with some other tensors (None takes one away) and content."""
+    """The file with some other tensors (None takes one away) and content, and no checksum."""
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
+    del metadata["checksum"]
     changed = {**json.loads(metadata["content"]), **content}
     kept = {k: v for k, v in {**load_file(path), **tensors}.items() if v is not None}
     save_file(kept, path, {**metadata, "content": json.dumps(changed)})
@@ -109,6 +110,9 @@ NAN, INF = torch.nan, torch.inf
     {"embedding.shift": torch.zeros(3, 77, 8).bfloat16()},
     {"embedding.losses": torch.full((1, 4), NAN).double()},
     {"embedding.losses": torch.zeros(4).double()},
+    {"embedding.losses": torch.tensor([[3.0, 0, 0, 0]]).double()},
+    {"embedding.losses": torch.tensor([[0.5, 0, 0, 0]]).double()},
+    {"embedding.losses": torch.tensor([[0, -1.0, 0, 0]]).double()},
 ], ids=lambda tensors: ", ".join(
     f"{k} {'gone' if v is None else [*v.shape, v.dtype]}" for k, v in tensors.items()))
 def test_tensors_that_no_inversion_has_are_refused(saved: Path, tensors: dict[str, Any]) -> None:
@@ -153,7 +157,7 @@ def test_more_than_500_steps_are_refused(saved: Path, steps: int) -> None:
 
 def test_content_nested_without_end_is_refused(saved: Path) -> None:
     with safe_open(saved, "pt") as file:
-        metadata = dict(file.metadata())
+        metadata = {key: file.metadata()[key] for key in ("format", "version")}
     save_file(load_file(saved), saved, {**metadata, "content": "[" * 200_000})
     with pytest.raises(
         inversion_file.FileError, match="'cat.safetensors' is damaged or was changed by"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stylediffusion_pack.stylediffusion.method import data, learning
-from stylediffusion_pack.stylediffusion.storage import learning_file
+from stylediffusion_pack.stylediffusion.storage import learning_file, reading, writing
 
 NAN, INF = torch.nan, torch.inf
 LIKE, LATENT = {"rows": torch.zeros(154, 8)}, torch.zeros(1, 4, 8, 8)
@@ -24,37 +24,83 @@ def begun(path: Path, key: str = "k", **other: Any) -> Path:
     return path
 
 
+def load(path: Path, first: torch.Tensor = FIRST, steps: int = 5) -> learning.Learnt | None:
+    return learning_file.load(path, "k", LIKE, first, steps)
+
+
 def test_a_run_that_was_begun_is_gone_on_from(tmp_path: Path) -> None:
-    found = learning_file.load(begun(tmp_path / "run"), "k", LIKE, FIRST)
+    found = load(begun(tmp_path / "run"))
     assert found is not None and found.steps == 2
     assert found.losses == [data.InnerLoss(0, 0, 0.5, 0.0)]
 
 
 def test_a_first_noise_that_rounding_moved_is_the_same_and_another_is_not(tmp_path: Path) -> None:
     path = begun(tmp_path / "run")
-    assert learning_file.load(path, "k", LIKE, FIRST * 1.001) is not None
-    assert learning_file.load(path, "k", LIKE, FIRST * 1.01) is None
-    assert learning_file.load(path, "k", LIKE, FIRST.roll(1)) is None
+    assert load(path, FIRST * 1.001) is not None
+    assert load(path, FIRST * 1.01) is None
+    assert load(path, FIRST.roll(1)) is None
 
 
 @pytest.mark.parametrize("other", [
-    {"key": "another"}, {"latent": torch.zeros(1, 4, 8, 9)}, {"latent": LATENT + NAN},
-    {"first": FIRST + NAN}, {"first": FIRST[..., :7]},
-    {"scale": torch.full((2, 77, 8), INF)}, {"solver": {"rows": torch.zeros(77, 8)}},
-    {"solver": {}}, {"shift": torch.zeros(1, 77, 8)}, {"scale": torch.zeros(2, 77, 9)},
-    {"scale": torch.zeros(2, 7, 8), "shift": torch.zeros(2, 7, 8)},
-    {"scale": torch.zeros(2, 77, 8).half()},
+    {"key": "another"}, {"latent": torch.zeros(1, 4, 8, 9)}, {"first": FIRST[..., :7]},
+    {"solver": {"rows": torch.zeros(77, 8)}}, {"solver": {}},
 ], ids=lambda other: ", ".join(other))
-def test_a_run_that_does_not_fit_is_begun_anew(tmp_path: Path, other: dict[str, Any]) -> None:
-    assert learning_file.load(begun(tmp_path / "run", **other), "k", LIKE, FIRST) is None
+def test_another_run_is_begun_anew(tmp_path: Path, other: dict[str, Any]) -> None:
+    assert load(begun(tmp_path / "run", **other)) is None
 
 
-@pytest.mark.parametrize("losses", [torch.zeros(4), torch.zeros(2, 3), torch.zeros(())])
-def test_losses_of_another_form_begin_anew(tmp_path: Path, losses: torch.Tensor) -> None:
+@pytest.mark.parametrize(("other", "what"), [
+    ({"latent": LATENT + NAN}, "latent has values that are not finite"),
+    ({"first": FIRST + NAN}, "first has values"), ({"latent": LATENT[0]}, "latent has shape"),
+    ({"scale": torch.full((2, 77, 8), INF)}, "scale has values"),
+    ({"shift": torch.zeros(1, 77, 8)}, r"shift has shape \(1, 77, 8\)"),
+    ({"scale": torch.zeros(2, 77, 9)}, r"shift has shape \(2, 77, 8\)"),
+    ({"scale": torch.zeros(2, 7, 8), "shift": torch.zeros(2, 7, 8)}, "scale has shape"),
+    ({"scale": torch.zeros(2, 77, 8).half()}, "scale is torch.float16"),
+    ({"scale": torch.zeros(6, 77, 8), "shift": torch.zeros(6, 77, 8)}, "it has 6 steps of 5"),
+    ({"scale": torch.zeros(0, 77, 8), "shift": torch.zeros(0, 77, 8)}, "it has 0 steps of 5"),
+    ({"solver": {"rows": torch.full((154, 8), NAN)}}, "its solver is not finite"),
+], ids=lambda value: value[:20] if isinstance(value, str) else "")
+def test_a_run_that_no_learning_writes_is_damaged(
+    tmp_path: Path, other: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(reading.DamagedError, match=what):
+        load(begun(tmp_path / "run", **other))
+
+
+@pytest.mark.parametrize("losses", [
+    torch.zeros(4), torch.zeros(2, 3), torch.zeros(()), torch.tensor([[2.0, 0, 0, 0]]),
+    torch.tensor([[0, 0.5, 0, 0]]), torch.tensor([[-1.0, 0, 0, 0]])])
+def test_losses_of_another_form_are_damage(tmp_path: Path, losses: torch.Tensor) -> None:
     path = begun(tmp_path / "run")
     tensors = {**load_file(path), "losses": losses.double()}
-    save_file(tensors, path, {"format": learning_file.FORMAT, "key": "k"})
-    assert learning_file.load(path, "k", LIKE, FIRST) is None
+    writing.write_whole(path, tensors, {"format": learning_file.FORMAT, "key": "k"})
+    with pytest.raises(reading.DamagedError, match="losses"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["scale", "shift", "latent", "first", "losses"])
+def test_a_part_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    path = begun(tmp_path / "run")
+    tensors = {k: v for k, v in load_file(path).items() if k != name}
+    writing.write_whole(path, tensors, {"format": learning_file.FORMAT, "key": "k"})
+    with pytest.raises(reading.DamagedError, match=f"there is no {name}"):
+        load(path)
+
+
+def test_a_changed_bit_is_damage_and_so_is_a_file_without_a_checksum(tmp_path: Path) -> None:
+    path = begun(tmp_path / "run")
+    whole = path.read_bytes()
+    for place in range(-1, -len(load_file(path)["scale"]) * 100, -7):
+        content = bytearray(whole)
+        content[place] ^= 0x10
+        path.write_bytes(content)
+        with pytest.raises(reading.DamagedError, match="holds something else than was written"):
+            load(path)
+    path.write_bytes(whole)
+    save_file(load_file(path), path, {"format": learning_file.FORMAT, "key": "k"})
+    with pytest.raises(reading.DamagedError, match="it has no checksum"):
+        load(path)
 
 
 @pytest.mark.parametrize("breaks", ["write_bytes", "replace"])

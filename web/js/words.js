@@ -6,14 +6,16 @@ const SAME = Object.fromEntries([
   ["-", "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2e3a"],
 ].flatMap(([plain, kinds]) => [...kinds].map((kind) => [kind, plain])))
 const CLUSTERS = /[^][\p{M}\uff9e\uff9f\u200d\u1160-\u11ff]*/gu
-const OUTSIDE = /^[^\p{L}\p{N}\p{M}\p{So}]+|[^\p{L}\p{N}\p{M}\p{So}]+$/gu
+// What stands around a word.
+export const OUTSIDE = /^[^\p{L}\p{N}\p{M}\p{So}]+|[^\p{L}\p{N}\p{M}\p{So}]+$/gu
 const SPACE = /[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u
 const LINES = /\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]/u
 const MARKER = new RegExp(`^${SPACE.source.replace(/\+$/, "*")}(?:[-*\u2022\u00b7\u2013\u2014]` +
   `${SPACE.source}|\\(?\\p{Nd}+(?:[.)\uff0e\uff09]${SPACE.source}|\u3001\\s*))`, "u")
 const NUMBER = /^\s*[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|inf(?:inity)?|nan)\s*$/i
 
-const fold = (text) => (text.match(CLUSTERS) ?? []).map((cluster) => {
+// A text without what people do not mean by a word: case, width, kinds of quotes and dashes.
+export const fold = (text) => (text.match(CLUSTERS) ?? []).map((cluster) => {
   const plain = [...cluster].map((char) => SAME[char] ?? char).join("").normalize("NFKC")
   const kept = plain.replace(/[\p{Cf}\ufe00-\ufe0f]/gu, "")
   return [...kept].map((char) => char.toUpperCase().toLowerCase()).join("")

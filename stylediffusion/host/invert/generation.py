@@ -19,7 +19,7 @@ from ...method.schedule import k_to_vp, make_levels, vp_to_k
 from .. import text_encoder
 from ..attention import LayerFinder
 from ..inputs import MODEL_OVERFLOW, require_text
-from ..model import ModelPatcher, fingerprint, training_alphas, vp_to_host
+from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas, vp_to_host
 from .inversion import finding, require_unet
 
 
@@ -59,6 +59,7 @@ def generate(
     noise = comfy.sample.prepare_noise(empty, settings.seed)
     positive, negative = (
         text_encoder.encode(clip, prompt) for prompt in (settings.prompt, settings.negative_prompt))
+    require_own_prompts(model, positive, negative)
     guider, finder = comfy.samplers.CFGGuider(model), LayerFinder()
     guider.model_options = with_layers_found(guider.model_options, finder)
     guider.set_conds(positive, negative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,15 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ...method.data import Conditioning, Trajectory
-from ...method.ddim import invert
+from ...method.ddim import Refine, invert
 from ...method.layers import AttentionLayer
 from ...method.schedule import Levels, make_levels, vp_to_k
 from .. import text_encoder
 from ..attention import LayerFinder, uncompiled, with_patch
+from ..caching import Asked, may_cache
 from ..control_nets import under
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
-from ..model import ModelPatcher, fingerprint, training_alphas
+from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
 from ..stage import Stage, on_stage
 
 
@@ -87,10 +89,12 @@ def require_own_latent(model: ModelPatcher, samples: Tensor) -> None:
 def invert_latent(
     model: ModelPatcher, clip: Any, latent: dict[str, Any] | None, prompt: str,
     negative_prompt: str, steps: int, control_net: ControlBase | None = None,
+    refine: Refine | None = None,
 ) -> Trajectory:
     """DDIM inversion of one LATENT under the source prompt, and a ControlNet, at guidance 1.
 
-    Raises ValueError for a model or a latent that cannot be inverted, and for an empty prompt.
+    `refine` makes each step more exact (`fixed_point.py: refinement`). Raises ValueError for a
+    model or a latent that cannot be inverted, and for an empty prompt.
     """
     require_unet(model)
     samples = require_one_image(latent)
@@ -105,39 +109,44 @@ def invert_latent(
     levels = make_levels(steps, training_alphas(model))
     positive, negative = (
         under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
+    require_own_prompts(model, positive, negative)
     own = fingerprint(model)
-    found = run_inversion(model, samples, positive, levels)
+    found = run_inversion(model, samples, positive, levels, refine)
     return Trajectory(
         found.latents, levels, prompt, negative_prompt, positive, negative, found.layers, own)
 
 
 def run_inversion(
-    model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels
+    model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels,
+    refine: Refine | None = None,
 ) -> Inversion:
     """Walk a latent [1, C, h, w] (host units) upward on the host's stage, at guidance 1."""
     found: list[Inversion] = []
     on_stage(
         model, positive, positive, levels.sigmas.to(torch.float32), samples,
-        lambda stage: found.append(_inverted(stage, levels)),
+        lambda stage: found.append(_inverted(stage, levels, refine)),
         callback=latent_preview.prepare_callback(model, levels.steps))
     return found[0]
 
 
-def _inverted(stage: Stage, levels: Levels) -> Inversion:
-    finder, x0 = LayerFinder(), stage.latent
-    probing = finding(stage.model_options, finder)
+def _inverted(stage: Stage, levels: Levels, refine: Refine | None) -> Inversion:
+    finder, x0, model = LayerFinder(), stage.latent, stage.guider.model_patcher
+    counted = Asked(stage.model_options) if may_cache(model) else None
+    plain = stage.model_options if counted is None else counted.options
+    probing = finding(plain, finder)
 
     def predict_noise(latent: Tensor, level: int) -> Tensor:
         nonlocal x0
         sigma = float(stage.sigmas[level])
         x = vp_to_k(latent, sigma)
-        options = probing if level == 1 else stage.model_options
-        x0 = stage.denoised(x, stage.sigmas[level], options)
+        options = probing if level == 1 else plain
+        with nullcontext() if counted is None else counted.at(model, level, levels.steps):
+            x0 = stage.denoised(x, stage.sigmas[level], options)
         return (x - x0) / sigma
 
     def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
         if stage.callback is not None:
             stage.callback(k, x0, latent, levels.steps)
 
-    latents = invert(predict_noise, stage.latent, levels, after_step)
+    latents = invert(predict_noise, stage.latent, levels, after_step, refine)
     return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ...method.ddim import guide
-from ..model import ModelPatcher
+from ..model import ModelPatcher, nodes_on
 from .unet import HostLearningModel
 
 SAME = 0.01
@@ -23,14 +22,14 @@ def require_plain_guidance(
     a node may change guidance itself, as RescaleCFG, or act only where both branches run together,
     as NAGuidance. `guider` is at the guidance that is learnt.
     """
-    names = sorted(set(_modules({**model.model_options, "wrappers": model.wrappers})))
+    names = nodes_on(model)
     if not names:
         return
     level = (len(latents) + 1) // 2
     latent = latents[level : level + 1]
     with torch.no_grad():
-        other = learning.fixed(latent, level)
-        own, _ = learning.hearing(latent, level, None, None, False)
+        other = learning.noise(latent, level)
+        own = learning.noise_of(latent, level, learning.branch, learning.options)
         plain = guide(other, own, learning.weight(guider.cfg))
         off = (learning.guided(guider, latent, level) - plain).norm() / plain.norm()
     if off > SAME:
@@ -40,14 +39,3 @@ def require_plain_guidance(
             "picture would not come back; connect the MODEL from before that node to all "
             "StyleDiffusion nodes"
         )
-
-
-def _modules(held: Any) -> Iterator[str]:
-    """The modules of all functions among options, however deep."""
-    if isinstance(held, dict):
-        held = [*held.values()]
-    if isinstance(held, (list, tuple)):
-        for part in held:
-            yield from _modules(part)
-    elif callable(held) and not isinstance(held, (type, torch.Tensor)):
-        yield getattr(held, "__module__", None) or type(held).__module__

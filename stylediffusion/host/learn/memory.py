@@ -26,13 +26,15 @@ TAESD_CELL = 3 * 64 * 8 * 8 * 4  # its last layers hold three fp32 tensors of 64
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes that learning needs beside the weights, for each of `Checkpoints`.
+    """Bytes that learning a picture needs beside the weights, for each of `Checkpoints`.
 
-    `maps` says whether attention maps, which the attention loss needs, are among them.
+    `maps` says whether attention maps, which the attention loss needs, are among them; `pictures`
+    how many are waiting.
     """
 
     needed: tuple[int, ...]
     maps: bool = False
+    pictures: int = 1
 
     def choose(self, free: int) -> Checkpoints:
         """The first that fits; raises MemoryError where none does."""
@@ -189,6 +191,17 @@ class Room:
     free: int
     checkpoints: Checkpoints
 
+    @property
+    def together(self) -> int:
+        """How many pictures fit side by side; one where blocks are computed twice for it."""
+        return max(1, min(self.estimate.pictures, self.free // max(1, self.estimate.needed[0])))
+
+    def portions(self) -> list[range]:
+        """The pictures in as few portions as that takes, of about the same size."""
+        pictures = self.estimate.pictures
+        count = -(-pictures // self.together)
+        return [range(i * pictures // count, (i + 1) * pictures // count) for i in range(count)]
+
 
 def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
     """Have all weights on a GPU: one that rests elsewhere would be kept once for every use of it.
@@ -210,9 +223,10 @@ def make_room(model: ModelPatcher, others: list[ModelPatcher], found: Estimate) 
     Raises MemoryError where even checkpoints do not make learning fit.
     """
     free = comfy.model_management.get_free_memory(model.load_device)
-    if found.needed[0] > free:
+    needed = found.needed[0] * found.pictures
+    if needed > free:
         comfy.model_management.load_models_gpu(
-            [model, *others], memory_required=found.needed[0], force_full_load=True)
+            [model, *others], memory_required=needed, force_full_load=True)
         free = comfy.model_management.get_free_memory(model.load_device)
     return Room(found, int(free), found.choose(int(free)))
 
@@ -247,3 +261,5 @@ def report(room: Room, device: torch.device) -> None:
         "checkpoints %s, peak of the %s %s", needed[0], " or ".join(needed[1:]), room.free / GIB,
         room.checkpoints, "process" if device.type == "cpu" else "run",
         "unknown" if peak is None else f"{peak / GIB:.2f} GiB")
+    if room.estimate.pictures > 1:
+        log.info("%d pictures were learnt, %d at a time", room.estimate.pictures, room.together)

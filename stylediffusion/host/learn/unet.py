@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -48,15 +49,24 @@ def heard_once(patch: AttentionPatch) -> AttentionPatch:
     return run
 
 
+def _of_rows(entry: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """A processed prompt of several rows as one of some of them; what has one row is shared."""
+    conds = dict(entry["model_conds"])
+    pictures = len(conds["c_crossattn"].cond)
+    for name, held in conds.items():
+        tensor = getattr(held, "cond", None)
+        if pictures > 1 and isinstance(tensor, Tensor) and len(tensor) == pictures:
+            conds[name] = type(held)(torch.cat([tensor[row : row + 1] for row in rows]))
+    return {**entry, "model_conds": conds}
+
+
 class HostLearningModel:
     """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
 
-    `kind` is what is learnt; the source prompt or the negative one hears it. `first` is what
-    `fixed` found at the noisiest level: a later run goes on from this one where it finds the same.
+    `kind` is what is learnt; the prompt of `branch`, the source's or the negative one, hears it.
     `checkpoints` says which blocks are computed twice.
     """
 
-    first: Tensor
     checkpoints = Checkpoints.OFF
 
     def __init__(
@@ -64,7 +74,7 @@ class HostLearningModel:
         layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
     ) -> None:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
-        self.prompts = guider.conds["positive"], guider.conds["negative"]
+        self.prompts: tuple[Any, ...] = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
             with_writes_in_place(guider.model_patcher, model_options))
         self.patcher, self.fit = guider.model_patcher, fit_for_autograd(guider.model_patcher)
@@ -72,28 +82,34 @@ class HostLearningModel:
         self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
 
-    def fixed(self, latent: Tensor, level: int) -> Tensor:
+    def noise(self, latent: Tensor, level: int) -> Tensor:
         """eps under the prompt that hears nothing of what is learnt."""
-        noise = self._noise(latent, level, 1 - self.branch, self.options)
-        if level == self.levels.steps:
-            self.first = noise
-        return noise
+        return self.noise_of(latent, level, 1 - self.branch, self.options)
 
-    def hearing(
-        self, latent: Tensor, level: int, scale: Tensor | None, shift: Tensor | None, maps: bool
+    def noise_with(
+        self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """eps and maps under the prompt that hears c * s + b."""
-        return self._hearing(self.options, latent, level, scale, shift, maps)
+        return self._noise_with(self.options, latent, level, scale, shift, maps)
 
-    def guided(self, guider: Any, latent: Tensor, level: int) -> Tensor:
+    def maps(self, latent: Tensor, level: int) -> list[Tensor]:
+        """The maps of that prompt with nothing learnt."""
+        recorder = MapRecorder()
+        options = with_replacements(self.options, self.layers, recorder.replacement)
+        self.noise_of(latent, level, self.branch, options)
+        return recorder.maps
+
+    def guided(
+        self, guider: Any, latent: Tensor, level: int, options: dict[str, Any] | None = None
+    ) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
         x, timestep = self._input(latent, level)
         with self.fit, with_same_draws(self.patcher, x.device):
-            noise: Tensor = (x - guider(x, timestep, self.options)) / self.sigma[level]
+            noise: Tensor = (x - guider(x, timestep, options or self.options)) / self.sigma[level]
         return noise
 
     def weight(self, guidance: float) -> float:
-        """The share of `hearing` in guided noise."""
+        """The share of `noise_with` in guided noise."""
         return guidance if self.branch == CONDITIONAL else 1 - guidance
 
     def gradient_scale(self, latent: Tensor) -> float:
@@ -101,13 +117,25 @@ class HostLearningModel:
         half = self.model.get_dtype_inference() == torch.float16
         return float(2 ** latent.numel().bit_length()) if half else 1.0
 
-    def grams(self, latent: Tensor, level: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """How tokens [77, 77] and channels [d, d] of the value input are heard, by one pass."""
-        seen, unet = TokenGram(), self.model.diffusion_model
+    def of_pictures(self, rows: Sequence[int]) -> HostLearningModel:
+        """The same under the prompts of some of the pictures, which hold a row for each of all."""
+        own = copy.copy(self)
+        own.prompts, own._seen = tuple(
+            [_of_rows(entry, rows) for entry in prompt] for prompt in self.prompts), None
+        return own
+
+    def token_gram(self, latent: Tensor, level: int) -> Tensor:
+        """How tokens [77, 77] of the value input are heard, by one pass."""
+        seen = TokenGram()
         options = with_replacements(self.options, self.layers, seen.replacement)
         with torch.no_grad():
-            self._noise(latent, level, self.branch, options)
-        return seen.gram, channel_gram(unet, context.to(self.model.get_dtype_inference()))
+            self.noise_of(latent, level, self.branch, options)
+        return seen.gram
+
+    def channel_gram(self, context: Tensor) -> Tensor:
+        """How channels [d, d] of the value input are heard, for a prompt [77, d] of any words."""
+        return channel_gram(
+            self.model.diffusion_model, context.to(self.model.get_dtype_inference()))
 
     def keeps(
         self, latent: Tensor, width: int, maps: bool, preview: int = 0
@@ -116,32 +144,30 @@ class HostLearningModel:
         scale, shift = torch.ones(2, CHUNK_TOKENS, width, device=latent.device, requires_grad=True)
 
         def forward(options: dict[str, Any], side: int) -> list[Tensor]:
-            return self._on_corner(side)._hearing(options, latent, 1, scale, shift, maps)[1]
+            return self._on_corner(side)._noise_with(options, latent, 1, scale, shift, maps)[1]
 
         return memory.estimate(self.model, forward, self.options, latent, maps, preview)
 
     def _on_corner(self, side: int) -> HostLearningModel:
         """The same, which sees of a latent, and of what goes with it, one corner."""
         own = copy.copy(self)
-        positive, negative = (
+        own.prompts = tuple(
             [{**entry, "area": (side, side, 0, 0)} for entry in prompt] for prompt in self.prompts)
-        own.prompts = positive, negative
         return own
 
-    def _hearing(
-        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor | None,
-        shift: Tensor | None, maps: bool,
+    def _noise_with(
+        self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor, shift: Tensor,
+        maps: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         recorder = MapRecorder()
-        if scale is not None and shift is not None:
-            patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
-                prompt_patch(self.kind, scale[None], shift[None])
-            options = with_patch(options, "attn2_patch", patch)
+        patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
+            prompt_patch(self.kind, scale[None], shift[None])
+        options = with_patch(options, "attn2_patch", patch)
         if maps:
             options = with_replacements(options, self.layers, recorder.replacement)
         options = with_checkpoints(options, self.checkpoints, recorder, self.fit)
-        return self._noise(latent, level, self.branch, options), recorder.maps
+        return self.noise_of(latent, level, self.branch, options), recorder.maps
 
     def _value_patch(self, scale: Tensor, shift: Tensor) -> AttentionPatch:
         """c * s + b, computed once for all layers that hear the same; but a block that is computed
@@ -149,9 +175,10 @@ class HostLearningModel:
         patch = value_patch(scale, shift)
         return patch if self.checkpoints == Checkpoints.TRANSFORMERS else heard_once(patch)
 
-    def _noise(
+    def noise_of(
         self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
     ) -> Tensor:
+        """eps under the prompt of one branch."""
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
         x, timestep = self._input(latent, level)
         with self.fit, with_same_draws(self.patcher, x.device):

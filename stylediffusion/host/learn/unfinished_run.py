@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ...method.data import Trajectory
 from ...method.learning import Learnt, Solver
+from ...method.schedule import MAX_STEPS
 from ...storage import learning_file
+from ...storage.reading import DamagedError
 from ..control_nets import control_net_of, identity
 
 log = logging.getLogger("stylediffusion")
@@ -30,7 +32,7 @@ SPARING = 20
 
 @dataclass(frozen=True)
 class RestingPlace:
-    """The file of one learning run, and the key that says what is learnt in it.
+    """The file of one learning run, the key that says what is learnt in it, and its steps.
 
     Its methods' `first` [1, C, h, w] is the noise the model finds in the first latent before
     anything is learnt: what other nodes add to the model shows in it, and in no key.
@@ -38,6 +40,7 @@ class RestingPlace:
 
     path: Path
     key: str
+    steps: int = MAX_STEPS
 
     def keep(self, learnt: Learnt, first: Tensor) -> None:
         """Write a run up to a finished step."""
@@ -46,7 +49,12 @@ class RestingPlace:
 
     def begun(self, solver: Solver, first: Tensor) -> Learnt | None:
         """The earlier run to go on from; None where the file is another's or damaged."""
-        learnt = learning_file.load(self.path, self.key, solver.state(), first)
+        try:
+            learnt = learning_file.load(self.path, self.key, solver.state(), first, self.steps)
+        except DamagedError as error:
+            log.warning("the unfinished run in %s is damaged (%s), so learning begins anew",
+                        self.path, error)
+            return None
         if learnt is not None:
             log.info("learning goes on after step %d, where it was stopped", learnt.steps)
         return learnt
@@ -116,11 +124,12 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)
     key = digest.hexdigest()
-    return RestingPlace(folder / f"{key[:24]}{ENDING}", key)
+    return RestingPlace(folder / f"{key[:24]}{ENDING}", key, trajectory.steps)
 
 
 def _remove_old(folder: Path) -> None:
-    for path in folder.glob(f"*{ENDING}*"):
-        with suppress(OSError):  # another server may have been faster, or own the folder
-            if time.time() - path.stat().st_mtime > KEPT_SECONDS:
-                path.unlink(missing_ok=True)
+    with suppress(OSError):  # the folder may be gone meanwhile, or somebody else's
+        for path in folder.glob(f"*{ENDING}*"):
+            with suppress(OSError):  # another server may have been faster, or own the folder
+                if time.time() - path.lstat().st_mtime > KEPT_SECONDS:
+                    path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...method.layers import AttentionLayer
@@ -36,8 +37,9 @@ def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> T
     for part in columns.to(q).split(width, dim=-1):
         value = q.new_zeros(len(q), k.shape[1], heads, width)
         value[..., : part.shape[-1]] = part.unsqueeze(2)
-        out = fused_attention(q, k, value.flatten(2), extra)
-        parts.append(out.unflatten(-1, (heads, width))[..., : part.shape[-1]].float().sum(2))
+        out = fused_attention(q, k, rearrange(value, "b t h d -> b t (h d)"), extra)
+        sums = rearrange(out, "b n (h d) -> b h n d", h=heads)[..., : part.shape[-1]]
+        parts.append(sums.float().sum(1))
     return torch.cat(parts, dim=-1)
 
 

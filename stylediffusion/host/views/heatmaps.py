@@ -9,6 +9,7 @@ import comfy.utils
 import latent_preview
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ...drawing import sheets
@@ -190,5 +191,5 @@ def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
     previewer = latent_preview.Latent2RGBPreviewer(
         form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape)
     seen = sheets.picture_of(previewer.decode_latent_to_preview(trajectory.latents[:1].clone()))
-    smooth = F.interpolate(seen.movedim(-1, 0)[None], (height, width), mode="bilinear")
-    return smooth[0].movedim(0, -1)
+    smooth = F.interpolate(rearrange(seen, "h w c -> 1 c h w"), (height, width), mode="bilinear")
+    return rearrange(smooth, "1 c h w -> h w c")

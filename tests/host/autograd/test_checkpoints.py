@@ -49,7 +49,7 @@ def test_each_level_of_checkpoints_runs_its_blocks_twice_and_sees_each_map_once(
                 lambda m, _, runs=runs: runs.update({type(m).__name__: runs[type(m).__name__] + 1}))
                 for module in unet.modules() if type(module).__name__ in runs]
             scale, shift = stage.values(latent)
-            noise, seen = model.hearing(latent, stage.LEVEL, scale, shift, True)
+            noise, seen = model.noise_with(latent, stage.LEVEL, scale, shift, True)
             maps[each] = len(seen)
             torch.autograd.grad(noise.sum() + sum(m.square().sum() for m in seen), [scale])
             assert len(seen) == maps[each], "the backward pass records nothing"
@@ -82,7 +82,7 @@ def test_other_nodes_patches_see_the_same_layers_in_both_computations() -> None:
             model.checkpoints = each
             seen.clear()
             scale, shift = stage.values(latent)
-            noise, _ = model.hearing(latent, stage.LEVEL, scale, shift, False)
+            noise, _ = model.noise_with(latent, stage.LEVEL, scale, shift, False)
             forward = list(seen)
             seen.clear()
             with torch.autograd.set_multithreading_enabled(False):

@@ -85,7 +85,7 @@ def test_freeu_v2_is_learnt_through() -> None:
         with torch.no_grad():
             scale, shift = stage.values(latent)
             direction = torch.randn(77, 64, generator=torch.Generator().manual_seed(5)).to(latent)
-            ends = [model.hearing(latent, stage.LEVEL, scale, shift + step * direction, False)[0]
+            ends = [model.noise_with(latent, stage.LEVEL, scale, shift + step * direction, False)[0]
                     for step in (-1e-2, 1e-2)]
             slope = (ends[1].square().mean() - ends[0].square().mean()) / 2e-2
         found = stage.inner_step(model, latent, [])[1][1]

@@ -1,5 +1,4 @@
 """Who collects gradients while a picture is learnt: M, and nobody else."""
-
 from typing import Any
 
 import comfy.model_management
@@ -11,6 +10,8 @@ from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory
 from stylediffusion_pack.stylediffusion.method import data, learning
+
+from tests.learning_requests import request
 
 SIDE = 16
 
@@ -32,11 +33,11 @@ def trajectory(parts: Any) -> data.Trajectory:
 
 def learn(parts: Any, trajectory: Any, fast: bool = False, with_image: bool = True) -> Any:
     """Both losses, two inner steps, from the tokens of a picture where there is one."""
-    settings = learning.LearningSettings(inner_steps=2, first_evaluations=2, last_evaluations=2)
+    chosen = request(fast, inner_steps=2, first_evaluations=2, last_evaluations=2)
     tower, image = (parts[2], torch.rand(1, 64, 64, 3)) if with_image else (None, None)
     with torch.inference_mode():
         return host_learning.learn_value_embedding(
-            parts[0], trajectory, tower, image, host_learning.LearningWishes(settings, fast))
+            parts[0], trajectory, tower, image, chosen)
 
 
 def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
@@ -61,14 +62,14 @@ def test_a_backward_pass_reaches_the_parameters_of_m_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reached: list[set[torch.Tensor]] = []
-    losses = learning.LearningStep.losses
+    losses = learning.LearningStep.latent_losses
 
     def watched(self: Any, *arguments: Any) -> Any:
-        both = losses(self, *arguments)
-        reached.append(leaves(both[0] + both[1]))
-        return both
+        found = losses(self, *arguments)
+        reached.append(leaves(found.sum()))
+        return found
 
-    monkeypatch.setattr(learning.LearningStep, "losses", watched)
+    monkeypatch.setattr(learning.LearningStep, "latent_losses", watched)
     learn(parts, trajectory, fast, with_image)
     assert len(reached) == 4
     for found in reached:
@@ -112,7 +113,7 @@ class Checkpoints(list[int]):
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        checkpointed, losses = checkpoints.checkpoint, learning.LearningStep.losses
+        checkpointed, losses = checkpoints.checkpoint, learning.LearningStep.latent_losses
         self.evaluations = 0
 
         def counted(*arguments: Any, **how: Any) -> Any:
@@ -124,7 +125,7 @@ class Checkpoints(list[int]):
             return losses(step, *arguments)
 
         patch.setattr(checkpoints, "checkpoint", counted)
-        patch.setattr(learning.LearningStep, "losses", watched)
+        patch.setattr(learning.LearningStep, "latent_losses", watched)
 
 
 def with_free(patch: pytest.MonkeyPatch, free: int) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from stylediffusion_pack.stylediffusion.host.attention import with_prompt
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.learn.embedding import (
+    NEGATIVE_PROMPT,
+    learn_prompt_embedding,
+    loss_map,
+)
 from stylediffusion_pack.stylediffusion.host.model import fingerprint
 from stylediffusion_pack.stylediffusion.host.views import tau_sweep
 from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to_prompt
@@ -109,3 +118,49 @@ def test_an_embedding_of_other_steps_is_refused_by_its_name(kind: str, model: An
         walked = edits.trajectory_of(model)
     with pytest.raises(ValueError, match=f"the {kind} was learnt over 5 steps.*4; run Learn Prom"):
         data.require_own_embedding(walked, embedding)
+
+
+@pytest.mark.parametrize("guidance", [3.0, 7.5])
+def test_guided_away_from_its_own_prompt_a_source_is_sampled_as_without_guidance(
+    guidance: float, model: Any
+) -> None:
+    """Negative-prompt inversion: eps(c) + w (eps(c) - eps(c)) is eps(c), whatever w is."""
+    with torch.inference_mode():
+        walked = edits.trajectory_of(model)
+        embedding = learn_prompt_embedding(model, walked, NEGATIVE_PROMPT, guidance)
+        found = sampling.sample_edits(Edit(model, walked, embedding, None, 0.0))["samples"]
+        wanted = sampling.sample_edits(Edit(model, walked, None, None, 1.0))["samples"]
+        guided = sampling.sample_edits(Edit(model, walked, None, None, guidance))["samples"]
+    assert embedding.guidance == guidance and not embedding.losses
+    assert golden.relative(found, wanted) < 1e-5
+    assert golden.relative(guided, wanted) > 1e-2, "guidance must matter"
+
+
+def test_guided_away_from_the_source_prompt_is_a_negative_prompt_that_says_the_same(
+    model: Any
+) -> None:
+    """Edits too: as if the source prompt had been written into negative_prompt."""
+    control = edits.control_of(edits.EDITS["refine"], edits.BASE)
+    with torch.inference_mode():
+        walked = edits.trajectory_of(model)
+        embedding = learn_prompt_embedding(model, walked, NEGATIVE_PROMPT, edits.GUIDANCE)
+        found = edits.sampled(model, walked, embedding, control)
+        same = replace(walked, negative=walked.positive)
+        wanted = edits.sampled(model, same, None, control)
+    for step, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        assert golden.relative(one, other) < 1e-5, step
+
+
+def test_a_prompt_of_two_chunks_is_sent_to_the_negative_prompt(model: Any) -> None:
+    with torch.inference_mode():
+        walked = edits.trajectory_of(model)
+    long = replace(walked, positive=[(walked.positive[0][0].repeat(1, 2, 1), {})])
+    with pytest.raises(ValueError, match="has 154 tokens.*write the same prompt into negative_pro"):
+        learn_prompt_embedding(model, long, NEGATIVE_PROMPT, 7.5)
+
+
+def test_where_nothing_is_learnt_the_loss_graph_does_not_run(model: Any) -> None:
+    with torch.inference_mode():
+        embedding = learn_prompt_embedding(
+            model, edits.trajectory_of(model), NEGATIVE_PROMPT, 7.5)
+    assert isinstance(loss_map(embedding), ExecutionBlocker)

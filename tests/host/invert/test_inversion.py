@@ -3,16 +3,22 @@
 from typing import Any
 
 import comfy.supported_models
+import numpy as np
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host import attention
+from stylediffusion_pack.stylediffusion.host.edit import sampling
+from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
 from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.method.fixed_point import INVERSIONS, refinement
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
+from demo import loading, scenes
 from reference import textbook
 from tests import families, golden
+from training import trials
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,24 @@ def test_maps_of_an_entry_are_the_recorded_ones(
     layers = supervising_layers(tuple(finder.layers.values()), 64, 64)
     run(attention.with_replacements(model.model_options, layers, recorder.replacement))
     assert golden.relative(recorder.maps[place], recorded[f"A.{entry}.{name}"]) < 1e-5
+
+
+def test_a_refined_trajectory_is_the_one_that_plain_sampling_walks_back() -> None:
+    """The demo model's, without guidance; what plain DDIM misses it by is written beside it."""
+    trial, off = trials.DEMO, {}
+    picture = torch.from_numpy(np.asarray(scenes.draw(trial.scene), dtype=np.float32) / 255)[None]
+    with torch.inference_mode():
+        model, clip = loading.load_model(), loading.load_clip()
+        encoded = loading.load_vae().encode(picture)
+        for name in INVERSIONS:
+            walked = inversion.invert_latent(
+                model, clip, {"samples": encoded}, scenes.caption(trial.scene), "", 10,
+                refine=refinement(name, 8))
+            found = sampling.sample_edits(Edit(model, walked, None, None, 1.0))["samples"]
+            off[name] = golden.relative(found, encoded)
+    assert off["DDIM"] > 0.05, off
+    assert off["fixed point"] < 0.2 * off["DDIM"] and off["Anderson"] < 0.05 * off["DDIM"], off
+    assert off["EasyInv"] != off["DDIM"]
 
 
 def latent(**more: object) -> dict:
@@ -215,6 +239,16 @@ def test_a_flow_model_is_refused_by_name() -> None:
         pass
 
     model = golden.load_unet()
-    model.add_object_patch("model_sampling", Flow())
+    model.model.model_sampling = Flow()
     with pytest.raises(ValueError, match="flow or distilled"):
+        training_alphas(model)
+
+
+@pytest.mark.parametrize("sampling", ["lcm", "x0"])
+def test_a_node_that_sets_another_sampling_is_named(sampling: str) -> None:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    (model,) = ModelSamplingDiscrete().patch(golden.load_unet(), sampling, False)
+    message = f"ModelSamplingDiscrete .*as {sampling.upper()}, .*the MODEL from before that node"
+    with pytest.raises(ValueError, match=message):
         training_alphas(model)

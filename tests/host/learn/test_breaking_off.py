@@ -11,11 +11,12 @@ from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, edit_plan, learning
+from stylediffusion_pack.stylediffusion.method import data, edit_plan
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import families, golden
 from tests.edits import BASE, EDITS, control_of, embedding_of, trajectory_of
+from tests.learning_requests import request
 
 Interrupted = comfy.model_management.InterruptProcessingException
 
@@ -143,10 +144,9 @@ def test_learning_that_breaks_off_ends_within_the_pass_and_leaves_nothing(
 def break_learning_off(
     model: Any, way: data.Trajectory, fast: bool, error: type[BaseException]
 ) -> None:
-    settings = learning.LearningSettings(inner_steps=20, evaluations=20, first_evaluations=20)
+    chosen = request(fast, inner_steps=20, evaluations=20, first_evaluations=20)
     with pytest.raises(error):
-        host_learning.learn_value_embedding(
-            model, way, None, None, host_learning.LearningWishes(settings, fast))
+        host_learning.learn_value_embedding(model, way, None, None, chosen)
 
 
 def test_an_inversion_that_breaks_off_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

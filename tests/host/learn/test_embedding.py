@@ -14,13 +14,17 @@ from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiabl
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unet as host_unet
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, learning
+from stylediffusion_pack.stylediffusion.host.model import (
+    fingerprint,
+    training_alphas,
+    vp_to_host,
+)
+from stylediffusion_pack.stylediffusion.method import data
+from stylediffusion_pack.stylediffusion.method.quasi_newton import QuasiNewtonSchedule
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import golden
-
-SETTINGS = learning.LearningSettings(inner_steps=6)
+from tests.learning_requests import request
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
         patch.setattr(host_learning, "image_tokens", lambda clip_vision, image: image)
         seen["embedding"] = host_learning.learn_value_embedding(
             model, trajectory, "tower", recorded["img_feats"],
-            host_learning.LearningWishes(SETTINGS, fast=False))
+            request(fast=False, inner_steps=6))
     return seen
 
 
@@ -121,9 +125,8 @@ def small_run(
     assert inverted.latents is not None
     trajectory = data.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
-    chosen = learning.LearningSettings(**{"inner_steps": 3, **settings})
-    return host_learning.learn_value_embedding(
-        model, trajectory, None, None, host_learning.LearningWishes(chosen, fast, form))
+    chosen = request(fast, form, **{"inner_steps": 3, **settings})
+    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 
 
 def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() -> None:
@@ -267,19 +270,19 @@ def test_the_loss_falls_and_the_early_stop_keeps_the_update_of_a_good_enough_los
 
 
 def test_the_fast_preset_is_strict_in_the_last_steps_however_few_there_are() -> None:
-    chosen = learning.LearningSettings(good_enough=1.0, good_enough_closing=0.1, closing=0.15,
-                                        closing_steps=3)
+    chosen = QuasiNewtonSchedule(
+        good_enough=1.0, good_enough_closing=0.1, closing=0.15, closing_steps=3)
     for steps, strict in ((30, 5), (21, 4), (20, 3), (4, 3), (1, 1)):
         found = [chosen.good_enough_at(i, steps) for i in range(steps)]
         assert found == [1.0] * (steps - strict) + [0.1] * strict, steps
 
 
 def test_the_fast_preset_spends_least_on_the_last_step_which_can_mend_least() -> None:
-    chosen = learning.LearningSettings(
+    chosen = QuasiNewtonSchedule(
         first_evaluations=7, evaluations=6, closing_evaluations=5, last_evaluations=2,
         closing=0.15, closing_steps=3)
     for steps, most in ((1, [7]), (2, [7, 2]), (6, [7, 6, 6, 5, 5, 2])):
-        assert [chosen.most_evaluations(i, steps, True) for i in range(steps)] == most
+        assert [chosen.most_evaluations(i, steps) for i in range(steps)] == most
 
 
 def test_the_fast_preset_sees_no_attention_loss_and_the_exact_one_does() -> None:
@@ -315,8 +318,7 @@ def test_an_image_without_a_tower_is_an_error_that_names_the_socket() -> None:
             [(torch.zeros(1, 77, 64), {})], [], (), fingerprint(model))
         with pytest.raises(ValueError, match="clip_vision is not connected; connect both"):
             host_learning.learn_value_embedding(
-                model, trajectory, None, torch.zeros(1, 8, 8, 3),
-                host_learning.LearningWishes(SETTINGS))
+                model, trajectory, None, torch.zeros(1, 8, 8, 3), request())
 
 
 def test_copies_on_other_devices_which_have_no_gradients_are_left_out_of_learning() -> None:

@@ -11,10 +11,11 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
-from stylediffusion_pack.stylediffusion.method import data, learning
+from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import families, golden
+from tests.learning_requests import request
 
 GUIDING = {
     "nodes_model_advanced": lambda model: RescaleCFG().patch(model, 0.7)[0],
@@ -32,10 +33,8 @@ def learnt(model: Any) -> data.ValueEmbedding:
     assert found.latents is not None
     trajectory = data.Trajectory(
         found.latents, levels, "", "", cond, uncond, found.layers, fingerprint(model))
-    settings = learning.LearningSettings(
-        evaluations=1, first_evaluations=1, closing_evaluations=1, last_evaluations=1)
-    return host_learning.learn_value_embedding(
-        model, trajectory, None, None, host_learning.LearningWishes(settings))
+    return host_learning.learn_value_embedding(model, trajectory, None, None, request(
+        evaluations=1, first_evaluations=1, closing_evaluations=1, last_evaluations=1))
 
 
 @pytest.mark.parametrize("node", GUIDING)

@@ -29,8 +29,9 @@ class Looking(comfy.samplers.Sampler):
                **more: Any) -> torch.Tensor:
         model = HostLearningModel(
             model_wrap, extra_args["model_options"], self.levels, sigmas, self.layers)
-        self.grams = model.grams(self.latent, LEVEL, torch.zeros(77, WIDTH))
-        self.maps = model.hearing(self.latent, LEVEL, None, None, True)[1]
+        self.grams = (model.token_gram(self.latent, LEVEL),
+                      model.channel_gram(torch.zeros(77, WIDTH)))
+        self.maps = model.maps(self.latent, LEVEL)
         return self.latent
 
 
@@ -75,14 +76,17 @@ def test_the_channel_gram_is_that_of_the_value_and_output_weights() -> None:
 
 
 def test_both_grams_are_summed_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    grams = HostLearningModel.grams
+    def without_copies(own: Any) -> Any:
+        def run(self: Any, *arguments: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU"))
+                return own(self, *arguments)
 
-    def without_copies(self: Any, *arguments: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU"))
-            return grams(self, *arguments)
+        return run
 
-    monkeypatch.setattr(HostLearningModel, "grams", without_copies)
+    for name in ("token_gram", "channel_gram"):
+        monkeypatch.setattr(
+            HostLearningModel, name, without_copies(getattr(HostLearningModel, name)))
     found = looked(77)
     assert found.grams[0].shape == (77, 77) and found.grams[1].shape == (WIDTH, WIDTH)
     meta = torch.zeros(1, WIDTH, device="meta")

@@ -16,11 +16,12 @@ from stylediffusion_pack.stylediffusion.host.learn import embedding as host_lear
 from stylediffusion_pack.stylediffusion.host.learn import memory
 from stylediffusion_pack.stylediffusion.host.learn.unet import HostLearningModel
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.method import data, learning
+from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from reference.live import Live
 from tests import families, golden, stage
+from tests.learning_requests import request
 
 GIB = 2**30
 
@@ -49,9 +50,8 @@ def learn(model: Any, height: int, width: int) -> data.ValueEmbedding:
     assert inverted.latents is not None
     trajectory = data.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
-    chosen = learning.LearningSettings(first_evaluations=2, good_enough_closing=0.0)
     return host_learning.learn_value_embedding(
-        model, trajectory, None, None, host_learning.LearningWishes(chosen))
+        model, trajectory, None, None, request(first_evaluations=2, good_enough_closing=0.0))
 
 
 @pytest.mark.parametrize("with_maps", [False, True], ids=["latent loss", "and attention loss"])

@@ -17,6 +17,7 @@ from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import families
+from tests.learning_requests import request
 
 STEPS = 2
 FP32, BF16, FP16, FP8 = torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn
@@ -61,9 +62,8 @@ def inverted(
 
 
 def learnt(model: Any, trajectory: data.Trajectory) -> data.ValueEmbedding:
-    settings = learning.LearningSettings(inner_steps=2, attention_weight=0.0)
-    return host_learning.learn_value_embedding(
-        model, trajectory, None, None, host_learning.LearningWishes(settings, fast=False))
+    chosen = request(fast=False, inner_steps=2, attention_weight=0.0)
+    return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 
 
 def first_loss_of_the_host(model: Any, trajectory: data.Trajectory) -> float:
@@ -135,15 +135,15 @@ def test_the_embedding_its_optimiser_its_losses_and_the_latents_are_fp32(
             seen["optimiser"] |= {v.dtype for state in self.state.values() for v in state.values()}
             return result
 
-    losses = learning.LearningStep.losses
+    losses = learning.LearningStep.latent_losses
 
-    def watched(self: Any, reached: Any, *arguments: Any) -> Any:
-        found = losses(self, reached, *arguments)
-        seen["losses"] |= {reached.dtype, self.latent.dtype, *(part.dtype for part in found)}
+    def watched(self: Any, reached: Any) -> Any:
+        found = losses(self, reached)
+        seen["losses"] |= {reached.dtype, self.latent.dtype, found.dtype}
         return found
 
     monkeypatch.setattr(torch.optim, "Adam", Watched)
-    monkeypatch.setattr(learning.LearningStep, "losses", watched)
+    monkeypatch.setattr(learning.LearningStep, "latent_losses", watched)
     kept: list[learning.Learnt] = []
     keep = host_learning.HostWatch.keep
     monkeypatch.setattr(host_learning.HostWatch, "keep", lambda self, found: (
@@ -201,12 +201,11 @@ def first_gradient(
         seen.append(torch.cat([leaf.grad.flatten() for leaf in self.param_groups[0]["params"]]))
         raise comfy.model_management.InterruptProcessingException
 
-    settings = learning.LearningSettings(guidance=1.1, inner_steps=1)
-    wishes = host_learning.LearningWishes(settings, fast=False)
+    chosen = request(fast=False, guidance=1.1, inner_steps=1)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", watched)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
-            host_learning.learn_value_embedding(model, trajectory, None, None, wishes)
+            host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
     return seen[0]
 
 

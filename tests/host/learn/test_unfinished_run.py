@@ -9,15 +9,17 @@ import comfy.model_management
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unfinished_run
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
+from stylediffusion_pack.stylediffusion.storage import writing
 
 from tests import golden
+from tests.learning_requests import request
 
 STEPS = 4
 
@@ -45,10 +47,9 @@ def inverted_under(model: Any) -> data.Trajectory:
 
 
 def learn(model: Any, trajectory: Any, fast: bool, seed: int = 0) -> data.ValueEmbedding:
-    chosen = learning.LearningSettings(inner_steps=2, evaluations=2, first_evaluations=3)
+    chosen = request(fast, seed=seed, inner_steps=2, evaluations=2, first_evaluations=3)
     with torch.inference_mode():
-        return host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(chosen, fast, seed=seed))
+        return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -120,17 +121,30 @@ def test_a_run_under_another_nodes_patch_begins_anew(
                 learn(model, trajectory, True)
 
 
-def test_a_damaged_file_is_not_gone_on_from(
-    model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+def cut(content: bytearray) -> bytearray:
+    return content[:-100]
+
+
+def changed(content: bytearray) -> bytearray:
+    content[-100] ^= 1
+    return content
+
+
+@pytest.mark.parametrize("damage", [cut, changed])
+def test_a_damaged_file_is_not_gone_on_from_and_that_is_said(
+    damage: Any, model: Any, trajectory: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             learn(model, trajectory, True)
     (path,) = user_folder.iterdir()
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(damage(bytearray(path.read_bytes())))
     found = learn(model, trajectory, True)
     assert {loss.step for loss in found.losses} == set(range(STEPS))
+    assert f"the unfinished run in {path} is damaged (" in caplog.text
+    assert "so learning begins anew" in caplog.text and not path.exists()
 
 
 def test_files_go_after_a_week(model: Any, trajectory: Any, user_folder: Path) -> None:
@@ -162,7 +176,7 @@ def test_a_run_is_written_at_most_a_twentieth_of_the_time_and_whole_when_it_brea
         clock.now += 2.0
         written.append(learnt.steps)
 
-    monkeypatch.setattr(unfinished_run.unfinished, "save", slow)
+    monkeypatch.setattr(unfinished_run.learning_file, "save", slow)
     writer = unfinished_run.RunWriter(unfinished_run.RestingPlace(tmp_path / "run", "k"))
     for steps in range(1, 50):
         clock.now += 3.0
@@ -212,7 +226,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning_once_a_run(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(unfinished_run.unfinished, "save", full)
+    monkeypatch.setattr(unfinished_run.learning_file, "save", full)
     for runs in (1, 2):
         assert learn(model, trajectory, True).steps == STEPS
         told = [r for r in caplog.records if "the unfinished run cannot be kept in" in r.message]
@@ -243,5 +257,5 @@ def test_a_file_of_an_earlier_form_is_begun_anew(
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors |= {"solver.step.0": pairs[0, -1].clone(), "solver.change.0": pairs[1, -1].clone()}
-    save_file(tensors, path, metadata)
+    writing.write_whole(path, tensors, {k: metadata[k] for k in ("format", "key")})
     assert {loss.step for loss in learn(model, trajectory, True).losses} == set(range(STEPS))

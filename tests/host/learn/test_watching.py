@@ -16,6 +16,7 @@ from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
 from tests import families, golden
+from tests.learning_requests import request
 
 STEPS = 3
 Interrupted = comfy.model_management.InterruptProcessingException
@@ -51,12 +52,11 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
 
 
 def learn(model: Any, trajectory: Any, fast: bool, **settings: Any) -> data.ValueEmbedding:
-    chosen = learning.LearningSettings(**{
+    chosen = request(fast, **{
         "inner_steps": 4, "evaluations": 3, "first_evaluations": 3, "attention_weight": 0.0,
         **settings})
     with torch.inference_mode():
-        return host_learning.learn_value_embedding(
-            model, trajectory, None, None, host_learning.LearningWishes(chosen, fast))
+        return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -116,7 +116,7 @@ def test_the_preview_is_the_clean_latent_that_the_step_predicts(
     shown = Shown()
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: shown)
     place = unfinished_run.resting_place(trajectory, None, "preview")
-    watch = host_learning.HostWatch(model, trajectory, host_learning.LearningWishes(), place)
+    watch = host_learning.HostWatch(model, trajectory, request(), place)
     picture, noise = torch.randn(2, 1, 4, 8, 16, generator=torch.Generator().manual_seed(1))
     alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
     for step, timestep in enumerate((667, 334, 1)):
@@ -144,17 +144,13 @@ PLACE: dict[str, Any] = {
     "latents": torch.zeros(4, 4, 8, 8), "levels": make_levels(3, torch.linspace(
         0.999, 0.005, 1000, dtype=torch.float64)), "layers": (),
 }
-WISHES = host_learning.LearningWishes()
+REQUEST = request()
 
 
 def place_of(tokens: torch.Tensor | None = None, model: str = "1" * 16,
-             wishes: Any = WISHES, **other: Any) -> unfinished_run.RestingPlace:
+             chosen: Any = REQUEST, **other: Any) -> unfinished_run.RestingPlace:
     return unfinished_run.resting_place(
-        data.Trajectory(**{**PLACE, **other}), tokens, model, wishes)
-
-
-def settings(**other: Any) -> Any:
-    return host_learning.LearningWishes(learning.LearningSettings(**other))
+        data.Trajectory(**{**PLACE, **other}), tokens, model, chosen)
 
 
 @pytest.mark.parametrize("other", [
@@ -163,11 +159,9 @@ def settings(**other: Any) -> Any:
     {"negative": [(torch.ones(1, 77, 8), {})]}, {"latents": torch.ones(4, 4, 8, 8)},
     {"levels": make_levels(3, torch.linspace(0.99, 0.005, 1000, dtype=torch.float64))},
     {"tokens": torch.zeros(1, 5, 8)}, {"tokens": torch.ones(1, 5, 8)},
-    {"wishes": host_learning.LearningWishes(fast=False)},
-    {"wishes": host_learning.LearningWishes(form="plain")},
-    {"wishes": host_learning.LearningWishes(seed=1)},
-    {"wishes": settings(guidance=7.6)}, {"wishes": settings(inner_steps=99)},
-    {"wishes": settings(learning_rate=0.011)}, {"wishes": settings(attention_weight=0.9)},
+    {"chosen": request(fast=False)}, {"chosen": request(form="plain")},
+    {"chosen": request(seed=1)}, {"chosen": request(guidance=7.6)},
+    {"chosen": request(attention_weight=0.9)}, {"chosen": request(evaluations=15)},
 ], ids=str)
 def test_whatever_changes_what_is_learnt_is_another_run(other: dict[str, Any]) -> None:
     found, usual = place_of(**other), place_of()
@@ -177,8 +171,15 @@ def test_whatever_changes_what_is_learnt_is_another_run(other: dict[str, Any]) -
         assert found.key != place_of(tokens=other["tokens"] + 1).key
 
 
+@pytest.mark.parametrize("constant", [
+    {"inner_steps": 99}, {"learning_rate": 0.011}, {"attention_weight": 0.9}], ids=str)
+def test_whatever_changes_an_exact_run_is_another_run(constant: dict[str, Any]) -> None:
+    exact, other = (place_of(chosen=request(fast=False, **more)) for more in ({}, constant))
+    assert (exact.key, exact.path) != (other.key, other.path)
+
+
 def test_the_same_again_is_the_same_run_in_the_users_folder() -> None:
-    same = place_of(positive=[(torch.ones(1, 77, 8), {})], wishes=settings())
+    same = place_of(positive=[(torch.ones(1, 77, 8), {})], chosen=request())
     assert same == place_of()
     folder = folder_paths.get_user_directory()
     assert str(same.path).startswith(folder) and not str(same.path).startswith(
