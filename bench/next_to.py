@@ -15,7 +15,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from tests import families, neighbours
+from tests import neighbours
 
 from .chain import SOURCE, Chain, Verdict, apart
 
@@ -29,12 +29,10 @@ def all_of_them(names: list[str] | None) -> Iterator[Row]:
         for kind in ("loras", "embeddings"):
             folder_paths.add_model_folder_path(kind, folder)
         with torch.inference_mode():
-            model, other = families.load("sd15"), families.load("sd15")
-            for weight in other.model.diffusion_model.parameters():
-                weight.mul_(1.2)
+            model, other = (neighbours.unet_model(neighbours.SMALL, loud) for loud in (1.0, 1.2))
             clip, others = neighbours.clip(), neighbours.clip(24)
-        on_model = {**neighbours.LEARNT_WITH, **neighbours.COMPILED, **neighbours.CHANGE_GUIDANCE,
-                    **neighbours.REFUSED}
+        on_model = {**neighbours.LEARNT_WITH, **neighbours.MERGED, **neighbours.COMPILED,
+                    **neighbours.CHANGE_GUIDANCE, **neighbours.REFUSED}
         for name, equip in chosen(on_model, names):
             with torch.inference_mode():
                 equipped = equip(model, other)

@@ -45,14 +45,16 @@ from tests import checkpoints, golden
 
 DeepShrink = nodes_model_downscale.PatchModelAddDownscale
 WIDTH = 64
-WIDE = {
-    **golden.UNET_CONFIG, "model_channels": 320, "num_res_blocks": [1, 1], "channel_mult": [1, 1],
-    "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1],
+SMALL = {
+    **golden.UNET_CONFIG, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
+    "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
 }
+WIDE = {**SMALL, "model_channels": 320, "channel_mult": [1, 1], "transformer_depth": [0, 1],
+        "transformer_depth_output": [0, 0, 1, 1]}  # a union ControlNet has this width alone
 LORA, TEXTUAL_INVERSION = "neighbour.safetensors", "neighbour-word.safetensors"
-LAYERS = ("input_blocks.4.1.transformer_blocks.0.attn2.to_v",
+LAYERS = ("input_blocks.3.1.transformer_blocks.0.attn2.to_v",
           "middle_block.1.transformer_blocks.0.attn1.to_q",
-          "output_blocks.5.1.transformer_blocks.0.attn2.to_k")
+          "output_blocks.1.1.transformer_blocks.0.attn2.to_k")
 Equip = Callable[[Any, Any], Any]
 
 
@@ -67,7 +69,7 @@ LEARNT_WITH: dict[str, Equip] = {
     "HyperTile": lambda m, other: first(nodes_hypertile.HyperTile.execute(m, 32, 2, 1, False)),
     "TomePatchModel": lambda m, other: first(nodes_tomesd.TomePatchModel.execute(m, 0.3)),
     "PatchModelAddDownscale": lambda m, other: first(DeepShrink.execute(
-        m, 3, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")),
+        m, 2, 2.0, 0.0, 0.9, True, "bicubic", "bicubic")),
     "UNetSelfAttentionMultiply": lambda m, other: first(
         nodes_attention_multiply.UNetSelfAttentionMultiply.execute(m, 1.1, 1.0, 1.2, 1.0)),
     "UNetCrossAttentionMultiply": lambda m, other: first(
@@ -76,14 +78,16 @@ LEARNT_WITH: dict[str, Equip] = {
         nodes.LoraLoaderModelOnly().load_lora_model_only(m, LORA, 1.0)),
     "LoraLoaderBypassModelOnly": lambda m, other: first(
         nodes_lora_debug.LoraLoaderBypassModelOnly().load_lora_model_only(m, LORA, 1.0)),
+    "ModelSamplingDiscrete, zsnr": lambda m, other: first(
+        nodes_model_advanced.ModelSamplingDiscrete().patch(m, "eps", True)),
+}
+MERGED: dict[str, Equip] = {
     "ModelMergeSimple": lambda m, other: first(
         nodes_model_merging.ModelMergeSimple().merge(m, other, 0.7)),
     "ModelMergeBlocks": lambda m, other: first(nodes_model_merging.ModelMergeBlocks().merge(
         m, other, input=0.9, middle=0.5, out=0.8)),
     "ModelMergeAdd": lambda m, other: first(nodes_model_merging.ModelAdd().merge(
         m, first(nodes_model_merging.ModelSubtract().merge(m, other, 0.2)))),
-    "ModelSamplingDiscrete, zsnr": lambda m, other: first(
-        nodes_model_advanced.ModelSamplingDiscrete().patch(m, "eps", True)),
 }
 COMPILED: dict[str, Equip] = {
     "TorchCompileModel": lambda m, other: first(
@@ -126,7 +130,7 @@ def t2i_adapter() -> Any:
 
 
 def union_control_net() -> Any:
-    """A union ControlNet, set to one of its kinds; all of them are as wide as `wide_model`."""
+    """A union ControlNet, set to one of its kinds; all of them are as wide as `WIDE`."""
     config = {k: v for k, v in WIDE.items() if k != "out_channels"}
     made = comfy.cldm.cldm.ControlNet(
         **config, num_heads=8, hint_channels=3, dtype=torch.float32,
@@ -136,13 +140,14 @@ def union_control_net() -> Any:
     return first(nodes_controlnet.SetUnionControlNetType.execute(held, "depth"))
 
 
-def wide_model() -> Any:
-    """A UNet of SD1.5's first width, one level deep."""
-    config = comfy.supported_models.SD15(dict(WIDE))
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({})
+def unet_model(config: dict[str, Any], loud: float = 1.0) -> Any:
+    """A MODEL of SD1.x's kind, weights at random; `loud` makes it another."""
+    made = comfy.supported_models.SD15(dict(config))
+    made.set_inference_dtype(torch.float32, None)
+    model = made.get_model({})
     unet = model.diffusion_model
-    unet.load_state_dict({k: v.float() for k, v in checkpoints.randomized(unet).items()})
+    unet.load_state_dict(
+        {k: loud * v.float() for k, v in checkpoints.randomized(unet).items()})
     return golden.patcher(model)
 
 
