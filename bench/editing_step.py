@@ -11,8 +11,8 @@ from torch import Tensor
 from reference.textbook import Controller, Edit, Settings
 from stylediffusion.host import model as host_model
 from stylediffusion.host.edit.between_steps import BetweenSteps
-from stylediffusion.host.edit.guider import stacked
 from stylediffusion.host.edit.patches import EditRun
+from stylediffusion.host.text_encoder import stacked
 from stylediffusion.method import schedule
 from stylediffusion.method.alignment import Alignment
 from stylediffusion.method.data import ValueEmbedding

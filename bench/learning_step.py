@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stylediffusion.host import model as host_model
 from stylediffusion.host.autograd.checkpoints import Checkpoints
-from stylediffusion.host.learn.embedding import HostLearningModel
+from stylediffusion.host.learn.unet import HostLearningModel
 from stylediffusion.method import adam, learning, schedule, value_embedding
 from stylediffusion.method.layers import supervising_layers
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2"}
-COPIES = {"cpu", "tolist", "numpy"}
+COPIES = {"cpu", "tolist"}  # numpy() takes what lies on the CPU already
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach",
              "alias", "lift_fresh", "_unsafe_view", "set_"}
 
@@ -59,8 +59,8 @@ class Operations:
         return Count(self.kinds.total(), self.reads)
 
     def read(self, tensor: Any) -> None:
-        """Note a read; numbers in fp64 are coefficients that lie on the CPU everywhere."""
-        self.reads += tensor.dtype != torch.float64
+        """Note a read; fp64 coefficients and the bytes of a file lie on the CPU everywhere."""
+        self.reads += tensor.dtype not in (torch.float64, torch.uint8)
 
 
 class _Dispatched(TorchDispatchMode):

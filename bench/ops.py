@@ -14,13 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stylediffusion.host import text_encoder
+
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from stylediffusion.host.edit import guider, sampling
+from stylediffusion.host.edit import sampling
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
 from stylediffusion.host.learn.embedding import learn_embeddings
@@ -71,7 +73,7 @@ def plain(subject: subjects.Subject, trajectory: Trajectory, edits: Control) -> 
     """The host's own steps on the same batch."""
     own = comfy.samplers.CFGGuider(subject.model)
     prompts = [trajectory.positive, *(one.conditioning for one in edits.targets)]
-    own.set_conds(guider.stacked(prompts), trajectory.negative)
+    own.set_conds(text_encoder.stacked(prompts), trajectory.negative)
     own.set_cfg(GUIDANCE)
     start = torch.randn(len(prompts), *subject.latent.shape[1:])
     return sampled(own.sample, start, trajectory)

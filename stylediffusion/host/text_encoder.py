@@ -44,6 +44,21 @@ def encode(clip: Any, prompt: str) -> Conditioning:
     return entries
 
 
+def stacked(prompts: list[Conditioning]) -> Conditioning:
+    """One conditioning entry with a row a prompt, so that the host pairs rows with latents.
+
+    Shorter prompts are repeated to the length of all, as the host does with two.
+    """
+    entries = [prompt[0] for prompt in prompts]
+    length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
+    merged = dict(entries[0][1])
+    for key, value in entries[0][1].items():
+        if isinstance(value, Tensor) and value.shape[:1] == (1,):
+            merged[key] = torch.cat([entry[1][key] for entry in entries])
+    rows = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
+    return [(torch.cat(rows), merged)]
+
+
 def _require_weights(prompt: str) -> None:
     """Raise ValueError for a weight as in (car:nan), which would make all of the picture NaN."""
     escaped = comfy.sd1_clip.escape_important(prompt)

@@ -7,7 +7,8 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
-from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
+from stylediffusion_pack.stylediffusion.host import text_encoder
+from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn.tasks import LearningTask
@@ -42,7 +43,7 @@ def plain_steps(model: Any, trajectory: Any, edits: prompt_to_prompt.Control) ->
     """The host alone on the same batch."""
     rows = 1 + len(edits.targets)
     own = comfy.samplers.CFGGuider(model)
-    own.set_conds(guider.stacked(
+    own.set_conds(text_encoder.stacked(
         [trajectory.positive, *(target.conditioning for target in edits.targets)]),
         trajectory.negative)
     own.set_cfg(GUIDANCE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...method.data import Conditioning, Trajectory
+from ...method.data import Trajectory
 from ...method.edit_plan import make_plan
 from ...method.layers import supervising_layers
 from ...method.prompt_to_prompt import Control
 from ...method.schedule import k_to_vp, vp_to_k
+from ..text_encoder import stacked
 from .between_steps import BetweenSteps, stepwise
 from .patches import EditRun
 from .portions import joined, portion_of, portions
@@ -154,21 +154,6 @@ def require_size(latent: Tensor, trajectory: Trajectory) -> None:
             f"1 x {channels} x {height} x {width}; connect the latent of the picture that was "
             "inverted, or invert this one"
         )
-
-
-def stacked(prompts: list[Conditioning]) -> Conditioning:
-    """One conditioning entry with a row a prompt, so that the host pairs rows with latents.
-
-    Shorter prompts are repeated to the length of all, as the host does with two.
-    """
-    entries = [prompt[0] for prompt in prompts]
-    length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
-    merged = dict(entries[0][1])
-    for key, value in entries[0][1].items():
-        if isinstance(value, Tensor) and value.shape[:1] == (1,):
-            merged[key] = torch.cat([entry[1][key] for entry in entries])
-    rows = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
-    return [(torch.cat(rows), merged)]
 
 
 def source_latents(trajectory: Trajectory) -> Tensor:

@@ -10,6 +10,7 @@ from stylediffusion_pack.stylediffusion.host.edit import patches, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.learn import learner
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, edit_plan
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
@@ -125,7 +126,7 @@ def trajectory(model: Any) -> data.Trajectory:
 def test_learning_that_breaks_off_ends_within_the_pass_and_leaves_nothing(
     fast: bool, then: Any, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = host_learning.LearningSampler, host_learning.HostLearningModel
+    kinds = learner.Learner, learner.HostLearningModel
     others, tensors = alive(*kinds), in_graphs()
     with torch.inference_mode():
         model = golden.reloadable_unet()

@@ -137,7 +137,7 @@ def test_every_family_and_half_precision_are_learnt_side_by_side(
     wanted = [together(model, [way], **twice)[0] for way in ways]
     losses = [[x.latent for one in several for x in one.losses] for several in (found, wanted)]
     assert losses[0] == pytest.approx(
-        losses[1], rel=1e-4 if dtype == torch.float32 else 3e-2)
+        losses[1], rel=1e-3 if dtype == torch.float32 else 5e-2)
     assert len(losses[0]) == 4 and losses[0][0] != pytest.approx(losses[0][2], rel=0.1)
 
 
