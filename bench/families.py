@@ -126,8 +126,7 @@ FAMILIES = (
     Family("SSD-1B", known.SSD1B, SSD1B, "sdxl"),
     Family("Segmind Vega", known.Segmind_Vega, VEGA, "sdxl"),
     Family("KOALA", known.KOALA_700M, KOALA, "sdxl"),
-    Family("SDXL Turbo, 1 step", known.SDXL, XL, "sdxl", steps=1, guidance=1.0),
-    Family("SDXL Lightning, 4 steps", known.SDXL, XL, "sdxl", guidance=1.0),
+    Family("SDXL Turbo, Lightning, 4 steps", known.SDXL, XL, "sdxl", guidance=1.0),
 )
 REFUSED = {
     "Playground 2.5 (EDM)": comfy.model_base.ModelType.EDM,

@@ -176,7 +176,8 @@ def test_a_node_that_changes_guidance_is_refused_by_learning_and_edits_without(
 def test_another_prediction_is_refused_by_the_first_node(
     name: str, model: Any, other: Any, clip: Any
 ) -> None:
-    with torch.inference_mode(), pytest.raises(ValueError, match="another node, such as ModelSamplingDiscrete"):
+    named = "another node, such as ModelSamplingDiscrete"
+    with torch.inference_mode(), pytest.raises(ValueError, match=named):
         inverted(neighbours.REFUSED[name](model, other), clip)
 
 
