@@ -8,6 +8,8 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, apply_torch_compile_factory
 from stylediffusion_pack.stylediffusion.host import control_nets
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
@@ -209,6 +211,23 @@ def test_a_union_control_net_is_in_all_of_it_as_the_kind_it_is_set_to(clip: Any)
     with torch.inference_mode():
         wide = neighbours.unet_model(neighbours.WIDE)
         check_controlled(wide, clip, neighbours.union_control_net())
+
+
+class Unused(torch.nn.Module):
+    """Compiled code that must not run: under gradients and hooks it is compiled without end."""
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        pytest.fail("compiled code ran")
+
+
+def test_learning_leaves_compiled_code_aside(model: Any, clip: Any) -> None:
+    with torch.inference_mode():
+        trajectory = inverted(model, clip)
+        compiled = model.clone()
+        compiled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY,
+                                      apply_torch_compile_factory({"diffusion_model": Unused()}))
+        found, plain = (learnt(m, trajectory) for m in (compiled, model))
+    torch.testing.assert_close(found.shift, plain.shift)
 
 
 def test_two_branches_on_one_model_do_not_hear_each_other(model: Any, clip: Any) -> None:

@@ -22,6 +22,7 @@ from ..attention import (
     ExtraOptions,
     MapRecorder,
     prompt_patch,
+    uncompiled,
     value_patch,
     with_differentiable_attention,
     with_patch,
@@ -76,7 +77,7 @@ class HostLearningModel:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
         self.prompts: tuple[Any, ...] = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
-            with_writes_in_place(guider.model_patcher, model_options))
+            with_writes_in_place(guider.model_patcher, uncompiled(model_options)))
         self.patcher, self.fit = guider.model_patcher, fit_for_autograd(guider.model_patcher)
         self.levels, self.layers = levels, layers
         self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
