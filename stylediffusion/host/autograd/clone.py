@@ -25,6 +25,8 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
             "ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
         )
     clone = _copied(model) if type(model) is ModelPatcher else _read_again(model, reloads)
+    if clone.model is not model.model:
+        clone.model.requires_grad_(False)  # hosts before 0.27 leave that to whoever learns
     clone.remove_additional_models("multigpu")  # the host runs those without gradients
     for name, weight in clone.model.named_parameters():
         if weight.is_inference():
