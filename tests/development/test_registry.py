@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from development.environment import HOST_VERSION
+from development.environment import OLDEST_HOST
 from tests import archive
 from tests.archive import ROOT
 
@@ -88,7 +88,7 @@ def test_the_hosts_keys_agree_with_the_project(fields: dict[str, Any]) -> None:
     comfy, urls = fields["tool"]["comfy"], fields["project"]["urls"]
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", comfy["PublisherId"]) and comfy["DisplayName"]
     assert f"/{comfy['PublisherId']}/" in urls["Repository"]
-    assert comfy["requires-comfyui"] == f">={HOST_VERSION}"
+    assert comfy["requires-comfyui"] == f">={OLDEST_HOST}"
     assert "web" not in comfy, "WEB_DIRECTORY registers the pages already"
     raw = urls["Repository"].replace("//github.com", "//raw.githubusercontent.com") + "/main/"
     for key, fits in (("Icon", lambda w, h: w == h <= 400),
