@@ -21,6 +21,9 @@ usage: python3 dev.py COMMAND [arguments]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), how many operations and host reads both launch
                         (a minute), or what the pack adds to the host's start
+  bench compat [--json FILE]
+                        which families of models, sizes and other nodes the pack works with, a
+                        table each (an hour; --only families|sizes|neighbours|full picks one)
   bench mutants [--only MODULE]
                         which small mistakes in the method no test would notice (hours)
   graphs [NAME ...]     save the example graphs of workflows/ and the blocks of subgraphs/ as the
@@ -51,7 +54,8 @@ MODULES = {
     "locales": "development.locales", "pictures": "development.pictures", "train": "training.train",
     "evaluate": "training.evaluate",
 }
-BENCHES = {name: f"bench.{name}" for name in ("learn", "edit", "ops", "start", "abuse", "mutants")}
+BENCHES = {name: f"bench.{name}" for name in (
+    "learn", "edit", "ops", "start", "abuse", "compat", "mutants")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")

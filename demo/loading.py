@@ -106,6 +106,6 @@ def load_vae(path: Path = WEIGHTS) -> Any:
 
 def load_vision(path: Path = WEIGHTS) -> Any:
     """The CLIP_VISION whose tokens the mapping networks read."""
-    tower = comfy.clip_vision.ClipVisionModel(dict(parts.VISION_CONFIG))
+    tower = comfy.clip_vision.ClipVisionModel(str(parts.VISION_FILE))
     _fill(tower.model, _part(read_weights(path), VISION), "vision tower")
     return tower

@@ -7,6 +7,9 @@ noise schedule. A small CLIP vision tower gives the mapping networks their image
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import comfy.clip_model
 import comfy.ops
 import comfy.sd1_clip
@@ -47,18 +50,8 @@ TEXT_CONFIG = {
     "eos_token_id": 49407,
 }
 
-VISION_CONFIG = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 96,
-    "intermediate_size": 288,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_channels": 3,
-    "image_size": 128,
-    "patch_size": 16,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 128,
-}
+VISION_FILE = Path(__file__).with_name("vision.json")
+VISION_CONFIG = json.loads(VISION_FILE.read_text(encoding="utf-8"))
 
 
 class DemoLatentFormat(LatentFormat):

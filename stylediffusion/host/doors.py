@@ -43,11 +43,18 @@ def checking_inputs(node: Node) -> Node:
         given = {**found, **next((v for k, v in found.items() if _takes_all(signature, k)), {})}
         for wanted in _inputs(node):
             if wanted.id in given:
-                require_fit(wanted, given[wanted.id])
+                for value in _each(node, given[wanted.id]):
+                    require_fit(wanted, value)
         return execute(*args, **kwargs)
 
     node.execute = classmethod(checked)  # type: ignore[attr-defined]
     return node
+
+
+def _each(node: Any, given: Any) -> list[Any]:
+    """The values of an input: some nodes are handed a list, of one where nothing was listed."""
+    lists = isinstance(given, list) and given and node.define_schema().is_input_list
+    return given if lists else [given]
 
 
 def _takes_all(signature: inspect.Signature, name: str) -> bool:

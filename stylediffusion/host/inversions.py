@@ -115,13 +115,21 @@ def _is_text(name: str) -> bool:
     return quoted(name) == name
 
 
+def _within(folder: str, path: Path) -> bool:
+    """Whether a path is in a folder, links followed; on another drive, or with a NUL, it is not."""
+    try:
+        own = os.path.realpath(folder)
+        return os.path.commonpath((own, os.path.realpath(path))) == own
+    except ValueError:
+        return False
+
+
 def path_of(file: str) -> Path:
     """The path of a saved inversion; raises ValueError for anything else on this machine."""
     for kind, folder in FOLDERS.items():
         name = file.removesuffix(f" [{kind}]")
         path = Path(folder()) / name
-        if name != file and name.endswith(ENDING) and folder_paths.is_within_directory(
-                folder(), str(path)):
+        if name != file and name.endswith(ENDING) and _within(folder(), path):
             if not os.path.isfile(path):
                 raise ValueError(
                     f"the inversion '{quoted(name)}' is not in the {kind} folder any more; save "

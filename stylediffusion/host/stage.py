@@ -67,6 +67,7 @@ def on_stage(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
+    torch.manual_seed(0)  # as the host's KSampler does for nodes that draw
     guider.sample(
         torch.zeros_like(latent), latent, _StageSampler(work), sigmas, callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)

@@ -5,7 +5,10 @@ The released code looks at pictures through CLIP ViT-B/16, which the host's own 
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
@@ -54,13 +57,21 @@ def load_vision(file: str) -> comfy.clip_vision.ClipVisionModel:
     Raises ValueError for a file that is cut short or holds something else.
     """
     state = read_vision(file)
-    tower = comfy.clip_vision.ClipVisionModel(vision_config(state))
+    tower = _tower(vision_config(state))
     tower.model.float()
     missing, _ = tower.load_sd({name: tensor.float() for name, tensor in state.items()})
     if missing:
         raise ValueError(f"'{file}' has no '{missing[0]}', so it is no whole CLIP vision tower; "
                          "download it again")
     return tower
+
+
+def _tower(config: dict[str, Any]) -> comfy.clip_vision.ClipVisionModel:
+    """The host's tower of a config, from a file: before 0.24 it takes nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return comfy.clip_vision.ClipVisionModel(str(path))
 
 
 def read_vision(file: str) -> dict[str, Tensor]:

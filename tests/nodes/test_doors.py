@@ -81,6 +81,19 @@ def test_a_choice_that_there_is_not_is_named_with_those_there_are() -> None:
     assert refused(learn, preset, "quick") == "preset is 'quick', but must be one of fast, exact"
 
 
+def test_a_node_that_is_handed_lists_looks_at_each_of_their_values(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    learn = NODES["StyleDiffusionLearnValueEmbedding"]
+    monkeypatch.setattr(doors, "require_fit", lambda wanted, value: seen.append(value))
+    given = {wanted.id: [f"{wanted.id} {i}" for i in range(2)]
+             for wanted in learn.define_schema().inputs}
+    with pytest.raises(Exception):  # noqa: B017 (texts are no models; what they pass is seen)
+        learn.execute(**given)
+    assert seen == [value for values in given.values() for value in values]
+
+
 SOCKETS = [(n, w) for n, w in EVERY if not w.optional and w.get_io_type() in doors.SOURCES]
 
 

@@ -24,14 +24,24 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
             "left no way to read them again, which learning needs; load the checkpoint with one of "
             "ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
         )
-    copied = type(model) is ModelPatcher
-    clone = _copied(model) if copied else model.clone(
-        disable_dynamic=reloads, force_deepcopy=reloads)
+    clone = _copied(model) if type(model) is ModelPatcher else _read_again(model, reloads)
+    if clone.model is not model.model:
+        clone.model.requires_grad_(False)  # hosts before 0.27 leave that to whoever learns
     clone.remove_additional_models("multigpu")  # the host runs those without gradients
     for name, weight in clone.model.named_parameters():
         if weight.is_inference():
             clone.add_weight_wrapper(name, torch.clone)
     return clone
+
+
+def _read_again(model: ModelPatcher, reloads: bool) -> ModelPatcher:
+    """A clone with weights from the file, where its loader can; a streaming one always is.
+
+    Hosts before 0.24 know no `force_deepcopy`, which only other nodes' patchers need.
+    """
+    if model.is_dynamic() or not reloads:
+        return model.clone(disable_dynamic=reloads)
+    return model.clone(disable_dynamic=True, force_deepcopy=True)
 
 
 def _copied(model: ModelPatcher) -> ModelPatcher:

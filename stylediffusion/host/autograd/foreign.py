@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..model import ModelPatcher
 Patch = Callable[..., Any]
 
 PLACES = ("patches", "patches_replace")
+FORKED = ("cuda", "xpu")
 READS = {"__get__", "data_ptr", "untyped_storage"}
 
 
@@ -60,6 +61,22 @@ def with_writes_in_place(model: ModelPatcher, options: dict[str, Any]) -> dict[s
     for place in PLACES:
         inner[place] = tree_map(_keeping_copies_if_called, inner.get(place, {}))
     return {**options, "transformer_options": inner}
+
+
+def with_same_draws(model: ModelPatcher, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which patches that draw, as token merging's, draw the same every time.
+
+    So what is learnt of a level is a function. What is drawn outside stays as it was.
+    """
+    return _same_draws(device) if _patched(model) else nullcontext()
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    forked = [device] if device.type in FORKED else []
+    with torch.random.fork_rng(forked, device_type=device.type if forked else "cuda"):
+        torch.manual_seed(0)
+        yield
 
 
 class _Kept(torch.autograd.Function):

@@ -91,6 +91,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
 
         self.set_prompts(control)
         self.run = run
+        torch.manual_seed(seed or 0)  # as the host's KSampler does for nodes that draw
         try:
             samples: Tensor = super().sample(
                 noise.expand(plan.rows, -1, -1, -1).clone(),

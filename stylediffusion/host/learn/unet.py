@@ -22,13 +22,14 @@ from ..attention import (
     ExtraOptions,
     MapRecorder,
     prompt_patch,
+    uncompiled,
     value_patch,
     with_differentiable_attention,
     with_patch,
     with_replacements,
 )
 from ..autograd.checkpoints import Checkpoints, with_checkpoints
-from ..autograd.foreign import fit_for_autograd, with_writes_in_place
+from ..autograd.foreign import fit_for_autograd, with_same_draws, with_writes_in_place
 from . import memory
 from .layer_grams import TokenGram, channel_gram
 
@@ -76,8 +77,8 @@ class HostLearningModel:
         self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
         self.prompts: tuple[Any, ...] = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
-            with_writes_in_place(guider.model_patcher, model_options))
-        self.fit = fit_for_autograd(guider.model_patcher)
+            with_writes_in_place(guider.model_patcher, uncompiled(model_options)))
+        self.patcher, self.fit = guider.model_patcher, fit_for_autograd(guider.model_patcher)
         self.levels, self.layers = levels, layers
         self.sigmas, self.sigma = sigmas, levels.sigmas.float().tolist()
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
@@ -104,7 +105,7 @@ class HostLearningModel:
     ) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
         x, timestep = self._input(latent, level)
-        with self.fit:
+        with self.fit, with_same_draws(self.patcher, x.device):
             noise: Tensor = (x - guider(x, timestep, options or self.options)) / self.sigma[level]
         return noise
 
@@ -181,7 +182,7 @@ class HostLearningModel:
         """eps under the prompt of one branch."""
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
         x, timestep = self._input(latent, level)
-        with self.fit:
+        with self.fit, with_same_draws(self.patcher, x.device):
             found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
         noise: Tensor = (x - found[branch]) / self.sigma[level]
         return noise

@@ -97,6 +97,17 @@ def test_freeu_v2_is_learnt_through() -> None:
     assert found == pytest.approx(slope, rel=2e-2) and abs(slope) > 1e-5
 
 
+def test_what_patches_draw_while_learning_is_always_the_same_and_moves_no_other_draw() -> None:
+    model, cpu = families.load("sd15"), torch.device("cpu")
+    on_input(model, False)
+    torch.manual_seed(5)
+    state, drawn = torch.random.get_rng_state(), []
+    for _ in range(2):
+        with foreign.with_same_draws(model, cpu):
+            drawn.append(torch.rand(3))
+    assert drawn[0].equal(drawn[1]) and torch.random.get_rng_state().equal(state)
+
+
 def test_a_model_without_patches_is_run_as_it_is() -> None:
     model, options = families.load("sd15"), {"transformer_options": {"patches": {}}}
     assert foreign.with_writes_in_place(model, options) is options
