@@ -24,7 +24,7 @@ import torch
 from . import families, full_shape, next_to
 from .chain import STEPS, Chain, Verdict, apart
 
-GIB, NEEDED = 2**30, 14
+GIB, NEEDED = 2**30, 12
 PARTS = ("families", "sizes", "neighbours", "full")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = families.Family("attention at 1/4 only", families.known.SD15, {
@@ -164,7 +164,7 @@ def of_full_shape() -> dict[str, Any]:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         model, clip = full_shape.loaded(Path(folder))
-        row = Chain(model, clip, steps=2, latent=(32, 32)).run()
+        row = Chain(model, clip, steps=2, latent=(16, 16)).run()
     print(f"SD1.5 at full shape, weights as {model.model_dtype()}: {shown(row)}", flush=True)
     return shown(row)
 

@@ -1,5 +1,6 @@
 """Vision towers: tokens by a textbook transformer, shapes read from the file, foreign files."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,11 @@ DINO = {**SMALL, "model_type": "dinov2", "layer_norm_eps": 1e-6, "use_swiglu_ffn
     (SIGLIP, 9, "vision_model.post_layernorm"), (DINO, 10, "layernorm"),
 ], ids=["siglip", "dinov2"])
 def test_tokens_of_the_hosts_other_towers_went_through_their_last_norm_once(
-    config: dict[str, Any], tokens: int, last_norm: str
+    config: dict[str, Any], tokens: int, last_norm: str, tmp_path: Path
 ) -> None:
-    tower, generator = comfy.clip_vision.ClipVisionModel(config), torch.Generator().manual_seed(4)
+    described, generator = tmp_path / "config.json", torch.Generator().manual_seed(4)
+    described.write_text(json.dumps(config))  # hosts before 0.24 take nothing but a file
+    tower = comfy.clip_vision.ClipVisionModel(str(described))
     tower.model.float()
     for name, weight in tower.model.named_parameters():
         weight.data = 0.2 * torch.randn(weight.shape, generator=generator)

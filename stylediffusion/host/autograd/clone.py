@@ -35,13 +35,14 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
 
 
 def _read_again(model: ModelPatcher, reloads: bool) -> ModelPatcher:
-    """A clone with weights from the file, where its loader can; a streaming one always is.
-
-    Hosts before 0.24 know no `force_deepcopy`, which only other nodes' patchers need.
-    """
+    """A clone with weights from the file, where its loader left a way to read it again."""
     if model.is_dynamic() or not reloads:
         return model.clone(disable_dynamic=reloads)
-    return model.clone(disable_dynamic=True, force_deepcopy=True)
+    # As `force_deepcopy` has it, which hosts before 0.24 do not know.
+    load, arguments, *place = model.cached_patcher_init
+    found = load(*arguments, disable_dynamic=True)
+    found = found[place[0]] if place else found
+    return model.clone(model_override=found.get_clone_model_override())
 
 
 def _copied(model: ModelPatcher) -> ModelPatcher:
