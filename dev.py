@@ -17,10 +17,11 @@ usage: python3 dev.py COMMAND [arguments]
   lint                  run ruff and the type checker
   bench abuse [--only inputs|kills|folders|interrupts|queue]
                         what ten thousand wrong inputs, kills and broken folders do (an hour)
-  bench learn|edit|ops|start [--json FILE]
+  bench learn|edit|ops|live|start [--json FILE]
                         how fast, lean and exact learning is, what edits cost (up to an hour;
                         --only picks a part), how many operations and host reads both launch
-                        (a minute), or what the pack adds to the host's start
+                        (a minute), what learning keeps in memory at full size (a minute), or what
+                        the pack adds to the host's start
   bench compat [--json FILE]
                         which families of models, sizes and other nodes the pack works with, a
                         table each (an hour; --only families|sizes|neighbours|full picks one)
@@ -55,7 +56,7 @@ MODULES = {
     "evaluate": "training.evaluate",
 }
 BENCHES = {name: f"bench.{name}" for name in (
-    "learn", "edit", "ops", "start", "abuse", "compat", "mutants")}
+    "learn", "edit", "ops", "live", "start", "abuse", "compat", "mutants")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
 ON_ACCELERATOR = ("demo", "test", "serve", "bench")

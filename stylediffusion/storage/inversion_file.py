@@ -155,6 +155,11 @@ def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
     return conditioning
 
 
+def _require_one_width(positive: Conditioning, negative: Conditioning) -> None:
+    widths = {cross.shape[-1] for cross, _ in (*positive, *negative)}
+    _require(len(widths) == 1, f"its prompts are {sorted(widths)} wide")
+
+
 def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajectory:
     timesteps = tensors["trajectory.timesteps"]
     steps = len(timesteps)
@@ -170,13 +175,16 @@ def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajecto
     latents = checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
     _require(latents.numel() > 0, "its latents are empty")
     _require(all(layer.tokens > 0 for layer in layers), "it has a layer without cells")
+    positive, negative = (
+        _unpack(name, content[name], tensors) for name in ("positive", "negative"))
+    _require_one_width(positive, negative)
     return Trajectory(
         latents=latents,
         levels=Levels(timesteps, alphas),
         prompt=_text(content["prompt"]),
         negative_prompt=_text(content["negative_prompt"]),
-        positive=_unpack("positive", content["positive"], tensors),
-        negative=_unpack("negative", content["negative"], tensors),
+        positive=positive,
+        negative=negative,
         layers=layers,
         fingerprint=_text(content["fingerprint"]),
     )

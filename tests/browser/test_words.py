@@ -137,7 +137,7 @@ def test_the_panel_is_as_high_as_its_lines_in_a_node_that_has_more_room(demo: "W
     heights = "panel => [panel, panel.querySelector('.content')].map(e => e.offsetHeight)"
     own, content = panel(demo).evaluate(heights)
     assert own == content and 3 * 16 <= own < 6 * 16
-    write(demo, "orange cat", "\n".join(["a cat"] * 16))
+    fill(demo, targets="\n".join(["a cat"] * 16))
     demo.settle()
     own, content = panel(demo).evaluate(heights)
     assert own == 10 * 16 + 8 < content

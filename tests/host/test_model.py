@@ -42,9 +42,13 @@ class Distilled(kinds.ModelSamplingDiscrete, kinds.EPS):
         self.set_sigmas(self.sigmas[19::20])
 
 
-def of_kind(kind: Any) -> Any:
+def of_kind(kind: Any, by_a_node: bool = False) -> Any:
+    """A MODEL that samples so by itself, or since a node put it on."""
     model = golden.load_unet()
-    model.add_object_patch("model_sampling", kind())
+    if by_a_node:
+        model.add_object_patch("model_sampling", kind())
+    else:
+        model.model.model_sampling = kind()
     return model
 
 
@@ -52,6 +56,9 @@ def of_kind(kind: Any) -> Any:
 def test_a_model_that_is_not_discrete_epsilon_or_v_is_refused(kind: Any) -> None:
     with pytest.raises(ValueError, match="does not predict epsilon or v on 1000 .* load an SD1"):
         training_alphas(of_kind(kind))
+    with pytest.raises(ValueError, match="another node, such as ModelSamplingDiscrete .*sampled as "
+                       ".*; connect the MODEL from before that node"):
+        training_alphas(of_kind(kind, by_a_node=True))
 
 
 def test_a_model_of_v_prediction_has_the_schedule_of_its_sigmas() -> None:

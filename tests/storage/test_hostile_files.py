@@ -105,6 +105,7 @@ NAN, INF = torch.nan, torch.inf
     {"trajectory.alphas_cumprod": torch.tensor([0.9, 0.5, 0.2, 0.1])},
     {"positive.0": torch.full((1, 77, 8), NAN)}, {"positive.0": torch.zeros(2, 77, 8)},
     {"positive.0": torch.zeros(1, 0, 8)}, {"negative.0": torch.zeros(1, 77, 8).half()},
+    {"negative.0": torch.zeros(1, 77, 9)},
     {"negative.0": None}, {"positive.0.pooled_output": torch.full((1, 5), NAN)},
     {"embedding.scale": torch.full((3, 77, 8), INF)}, {"embedding.scale": None},
     {"embedding.shift": torch.zeros(3, 77, 8).bfloat16()},

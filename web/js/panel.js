@@ -6,6 +6,7 @@ const ROW = 16
 const PADDING = 4
 const MOST_ROWS = 10
 export const MARGIN = 10
+const AROUND = 2 * MARGIN - 4 // the host itself leaves 4 below every widget
 const MOST_HEIGHT = MOST_ROWS * ROW + 2 * PADDING
 
 // Beside the panel's own elements, so that the page's head stays as it is.
@@ -133,7 +134,7 @@ export class Panel {
     this.content.replaceChildren(...rows)
     this.element.style.display = rows.length ? "" : "none"
     const height = Math.min(rows.length * ROW + 2 * PADDING, MOST_HEIGHT)
-    this.height = rows.length ? height + 2 * MARGIN : 0
+    this.height = rows.length ? height + AROUND : 0
     const words = this.buttons()
     const next = words.find((each) => key && each.dataset.key === key)
     if (words.length) (next ?? words[0]).tabIndex = 0
@@ -145,7 +146,7 @@ export class Panel {
   measure(onHeight) {
     const height = this.content.offsetHeight
     if (!height) return
-    const whole = Math.min(height, MOST_HEIGHT) + 2 * MARGIN
+    const whole = Math.min(height, MOST_HEIGHT) + AROUND
     if (whole === this.height) return
     this.height = whole
     onHeight?.()

@@ -215,4 +215,6 @@ def test_a_prompt_embedding_comes_back_from_a_file_to_the_last_bit(
     _, back = inversion_file.load(path)
     assert back is not None and torch.equal(back.shift, learnt.shift)
     assert not back.scale.any()
-    assert replace(back, scale=learnt.scale, shift=learnt.shift) == learnt
+    assert torch.equal(back.ends, trajectory.latents[[0, -1]])
+    own = {"scale": learnt.scale, "shift": learnt.shift, "ends": learnt.ends}
+    assert replace(back, **own) == learnt

@@ -13,6 +13,7 @@ from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.learn import learner
 from stylediffusion_pack.stylediffusion.host.learn import unet as host_unet
 from stylediffusion_pack.stylediffusion.host.model import (
     fingerprint,
@@ -36,7 +37,7 @@ def recorded() -> dict[str, torch.Tensor]:
 def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
     """One learning run from the recorded networks, with its first gradients and its latents."""
     seen: dict[str, Any] = {"latents": [], "gradients": []}
-    make = host_learning.make_mapping
+    make = learner.make_mapping
 
     def recorded_start(*arguments: Any) -> Any:
         network = make(*arguments)
@@ -50,7 +51,7 @@ def run(recorded: dict[str, torch.Tensor]) -> dict[str, Any]:
             return super().step(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(host_learning, "make_mapping", recorded_start)
+        patch.setattr(learner, "make_mapping", recorded_start)
         patch.setattr(torch.optim, "Adam", Watched)
         patch.setattr(host_learning.HostWatch, "after_step",
                       lambda self, i, latent, noise: seen["latents"].append((latent, noise)))
