@@ -28,6 +28,7 @@ from stylediffusion.storage import inversion_file
 
 SOURCE, TARGET = "a red car in a meadow", "a blue boat in a meadow"
 STEPS = ("invert", "learn", "edit", "save/load")
+REFUSED = "refused"
 ENOUGH = 0.7
 CHANGED = 0.05  # of the source is what an edit must differ by inside
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -43,6 +44,8 @@ class Verdict:
     said: str
 
     def __str__(self) -> str:
+        if self.said.startswith(REFUSED):
+            return self.said
         return f"{'OK' if self.good else 'FAILS'} {self.said}"
 
 
@@ -77,6 +80,9 @@ class Chain:
             for name, step in zip(STEPS, self._steps(), strict=True):
                 try:
                     self.verdicts[name] = step()
+                except ValueError as error:
+                    self.verdicts[name] = Verdict(False, f"{REFUSED}: {error}")
+                    break
                 except Exception as error:
                     self.verdicts[name] = Verdict(False, f"{type(error).__name__}: {error}")
                     break

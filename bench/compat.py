@@ -55,7 +55,7 @@ def of_families(names: list[str] | None) -> dict[str, Any]:
             made = Chain(families.refused(kind)(), families.load_clip(families.FAMILIES[8]))
         said = made.run()["invert"]
         found[name] = {"fp32": str(said)}
-        print(f"| {name} | refused: {said.said} | | | |", flush=True)
+        print(f"| {name} | {said} | | | |", flush=True)
     return found
 
 
