@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stylediffusion.host import text_encoder
-
 from . import subjects  # isort: skip  (before anything that imports comfy)
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
+from stylediffusion.host import text_encoder
 from stylediffusion.host.edit import sampling
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
@@ -38,7 +37,7 @@ from .operations import Count, Operations, by_step, counted
 
 STEPS, SIDE, TOKENS, WORD, GUIDANCE = 6, 8, 77, 2, 7.5
 SHAPES = ("sd15", "sdxl")
-PICTURES = (1, 4)
+PICTURES = {"sd15": (1, 4), "sdxl": (1,)}  # with four of sdxl it takes minutes
 MODES = ("replace", "blend", "refine")
 INSIDE, PAST = slice(0, 2), slice(3, 5)
 
@@ -173,7 +172,7 @@ def main() -> None:
     chosen = parser.parse_args(subjects.own_arguments)
     numbers = {shape: {"edit": edit_counts(shape), **{
         "learning" if pictures == 1 else f"learning, {pictures} pictures":
-        learning_counts(shape, pictures) for pictures in PICTURES}}
+        learning_counts(shape, pictures) for pictures in PICTURES[shape]}}
         for shape in chosen.only or SHAPES}
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
