@@ -45,7 +45,7 @@ GIVEN_UP_SECONDS = 60
 SHARES = {"DDIMInvert": 10, "LearnValueEmbedding": 4, "LearnPromptEmbedding": 3, "Generate": 8,
           "P2PlusController": 24, "Sample": 8, "P2PlusGuider": 8, "TauSweep": 4, "Heatmaps": 6,
           "ComparisonSheet": 8, "KeepPixels": 14, "SaveInversion": 12, "LoadInversion": 14,
-          "LoadCLIPVision": 3, "DemoScene": 4}
+          "LoadCLIPVision": 3, "DemoScene": 4, "EditMetrics": 6}
 
 
 class Stage:
@@ -76,9 +76,12 @@ class Stage:
 
     def run(self, name: str, **inputs: Any) -> tuple[Any, ...]:
         """A node as the host runs it."""
+        lists = self.nodes[name].define_schema().is_input_list
+        if lists:
+            inputs = {k: v if isinstance(v, list) else [v] for k, v in inputs.items()}
         with torch.inference_mode():
             found: tuple[Any, ...] = self.nodes[name].execute(**inputs).result or ()
-        return found
+        return tuple(part[0] for part in found) if lists else found
 
     def invert(self, latent: Any, steps: int = 3) -> Any:
         """The trajectory of a latent under the scene's caption."""

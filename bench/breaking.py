@@ -56,7 +56,8 @@ def kills(
     `whole` says whether a file of the pack can be read.
     """
     wanted, took = _learnt(learn, folder)
-    found = {"kills": 0, "half-written files": 0, "parts left": 0, "other results": 0}
+    found = {"kills": 0, "half-written files": 0, "other results": 0}
+    parts: set[Path] = set()
     for _ in range(count):
         pid = child(lambda: [save(learn()) for _ in range(1000)])
         time.sleep(rng.uniform(0.05, 1.5 * took))
@@ -64,7 +65,8 @@ def kills(
         os.waitpid(pid, 0)
         found["kills"] += 1
         files = [path for path in folder.rglob("*") if path.is_file()]
-        found["parts left"] += sum(path.suffix == ".part" for path in files)
+        parts |= {path for path in files if path.suffix == ".part"}
+        found["parts left, which later runs remove"] = len(parts)
         found["half-written files"] += sum(
             not whole(path) for path in files if path.suffix == ".safetensors")
         found["other results"] += _learnt(learn, folder)[0] != wanted
@@ -184,7 +186,7 @@ def queue(count: int) -> dict[str, Any]:
         (base / folder).mkdir(parents=True)
     memory: list[int] = []
     with Server(environment.python, environment.host, base) as server:
-        graph = _graph()
+        graph = _with_defaults(_graph(), server.object_info())
         for i in range(count):
             graph["control"]["inputs"].update(_edit(i))
             server.wait(server.queue(graph))
@@ -211,6 +213,15 @@ def _edit(i: int) -> dict[str, Any]:
     text, colours, places = TARGETS
     return {"targets": text.format(colours[i % len(colours)], places[i % len(places)]),
             "tau_c": round(0.2 + (i % 13) / 20, 2), "tau_s": round(0.1 + i / 1000, 4)}
+
+
+def _with_defaults(graph: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
+    """A graph in which what is not said is as the page would have it."""
+    for node in graph.values():
+        for name, (_, *options) in nodes[node["class_type"]]["input"]["required"].items():
+            if options and "default" in options[0]:
+                node["inputs"].setdefault(name, options[0]["default"])
+    return graph
 
 
 def _graph() -> dict[str, Any]:

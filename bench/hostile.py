@@ -70,6 +70,9 @@ class Inputs:
                 continue
             bad = self.rng.random() < share
             drawn[wanted.id] = self._bad(wanted) if bad else self._fitting(wanted)
+            if node.define_schema().is_input_list and self.rng.random() < 0.1:
+                pair = [drawn[wanted.id], self._fitting(wanted)]
+                drawn[wanted.id] = pair[self.rng.randint(0, 2) :]
         return drawn
 
     def _fitting(self, wanted: Any) -> Any:

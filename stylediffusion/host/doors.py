@@ -17,7 +17,7 @@ from torch import Tensor
 from ..method.data import Trajectory, ValueEmbedding
 from ..method.prompt_to_prompt import Control
 from ..prompts.quoting import quoted
-from .inputs import require_given
+from .inputs import require_given, require_text
 from .text_encoder import NO_ENCODER
 
 Node = TypeVar("Node", bound=type)
@@ -25,6 +25,8 @@ SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type 
     "MODEL": ("Load Checkpoint", "model_options"), "CLIP": ("Load Checkpoint", "tokenize"),
     "VAE": ("Load Checkpoint or Load VAE", "decode"), "LATENT": ("VAE Encode or Sample", dict),
     "IMAGE": ("Load Image", Tensor), "MASK": ("a mask", Tensor),
+    "CONTROL_NET": ("Load ControlNet Model", "set_cond_hint"),
+    "CLIP_VISION": ("Load CLIP Vision", "encode_image"),
     "STYLEDIFFUSION_TRAJECTORY": ("DDIM Invert or Generate", Trajectory),
     "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", ValueEmbedding),
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
@@ -97,6 +99,8 @@ def _require_text(wanted: Any, value: Any) -> None:
     require_given(value, wanted.id, "a text")
     if not isinstance(value, str):
         raise ValueError(f"{wanted.id} is {_shown(value)}, which is no text; connect a text")
+    if isinstance(wanted, io.String.Input):
+        require_text(value, wanted.id)
     fixed = isinstance(wanted, io.Combo.Input) and not _is_list_of_files(wanted)
     if fixed and value not in wanted.options:
         raise ValueError(

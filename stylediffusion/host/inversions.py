@@ -51,6 +51,7 @@ def save_inversion(
     """
     require_given(trajectory, "trajectory", "DDIM Invert")
     require_text(filename_prefix, "filename_prefix")
+    _require_inside(filename_prefix)
     assert trajectory is not None
     if control_net_of(trajectory.positive) is not None:
         raise ValueError(
@@ -69,6 +70,17 @@ def save_inversion(
     except OSError as error:
         raise ValueError(_not_saved(error, filename_prefix)) from error
     return path
+
+
+def _require_inside(filename_prefix: str) -> None:
+    """Raise ValueError for a prefix that leads out of the output folder, as the host sees it."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    folder = os.path.dirname(os.path.normpath(filename_prefix))
+    place = os.path.abspath(os.path.join(output, folder))
+    if os.path.commonpath((output, place)) != output:
+        raise ValueError(
+            f"filename_prefix is '{filename_prefix[:LONGEST_SHOWN]}', which leads outside the "
+            "output folder; write a folder and a name under it, as in StyleDiffusion/inversion")
 
 
 def _not_saved(error: OSError, filename_prefix: str) -> str:

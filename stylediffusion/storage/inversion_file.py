@@ -31,7 +31,8 @@ from .writing import losses_table, write_whole
 FORMAT = "stylediffusion inversion"
 VERSION = 1
 Plain = (str, int, float, bool, type(None))
-BESIDE_PROMPT = {"pooled_output", "width", "height", "crop_w", "crop_h", "target_width",
+POOLED = "pooled_output"
+BESIDE_PROMPT = {POOLED, "width", "height", "crop_w", "crop_h", "target_width",
                  "target_height"}
 """What may stand beside a prompt: the host's sampler obeys other entries, and trusts them."""
 
@@ -150,6 +151,11 @@ def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
         extra = {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
         for key in (*plain, *extra):
             _require(key in BESIDE_PROMPT, f"{start}{key} is no part of a prompt")
+        for key, value in plain.items():
+            fits = value is None if key == POOLED else isinstance(value, (int, float))
+            _require(fits, f"{start}{key} is {value!r}")
+        if POOLED in extra:
+            checked(tensors, start + POOLED, (1, None), extra[POOLED].dtype)
         _require(all(torch.isfinite(v).all() for v in extra.values()), f"{name} is not finite")
         conditioning.append((cross, {**plain, **extra}))
     return conditioning

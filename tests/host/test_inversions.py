@@ -52,7 +52,7 @@ def test_nothing_is_written_outside_the_output_folder(
     made: Any, output: Path, prefix: str
 ) -> None:
     around = sorted(output.parent.iterdir())
-    with pytest.raises(Exception, match="outside the output folder"):
+    with pytest.raises(ValueError, match=f"filename_prefix is '{prefix}', .* outside the output f"):
         inversions.save_inversion(made[1], None, prefix)
     assert sorted(output.parent.iterdir()) == around and not list(output.rglob("*"))
 

@@ -109,3 +109,25 @@ def test_an_empty_or_foreign_socket_is_named_with_what_to_connect(node: Any, wan
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), 1, True, 0.0])
 def test_numbers_of_other_nodes_pass(value: Any) -> None:
     doors.require_fit(io.Float.Input("x", min=0.0, max=1.0), value)
+
+
+@named((io.String.Input,))
+def test_half_a_character_is_shown_with_a_backslash(node: Any, wanted: Any) -> None:
+    assert rf"{wanted.id} is 'a \ud800', which holds a broken" in refused(node, wanted, "a \ud800")
+
+
+@pytest.mark.parametrize(("name", "node"), [
+    ("control_net", "StyleDiffusionDDIMInvert"),
+    ("clip_vision", "StyleDiffusionLearnValueEmbedding"),
+])
+def test_an_optional_socket_takes_nothing_but_its_kind(name: str, node: str) -> None:
+    (wanted,) = (part for part in NODES[node].define_schema().inputs if part.id == name)
+    said = refused(NODES[node], wanted, {})
+    assert said.startswith(f"the {name} is of another kind (dict); connect Load ")
+    doors.require_fit(wanted, None)
+
+
+def test_a_linked_file_is_known_only_when_the_graph_runs() -> None:
+    load = NODES["StyleDiffusionLoadInversion"]
+    assert load.validate_inputs(None) is True
+    assert math.isnan(load.fingerprint_inputs(None))
