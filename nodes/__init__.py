@@ -11,6 +11,8 @@ from ..stylediffusion.host.doors import checking_inputs
 from . import demo, edit, files, invert, learn, views
 
 VERBS = (invert, learn, edit, views, files, demo)
+NODES = [saying_what_can_be_printed(checking_inputs(node))
+         for verb in VERBS for node in verb.NODES]
 
 
 class StyleDiffusionExtension(ComfyExtension):
@@ -19,5 +21,4 @@ class StyleDiffusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called by the host once, at start-up."""
         logging.getLogger("stylediffusion").addFilter(printable)
-        return [saying_what_can_be_printed(checking_inputs(node))
-                for verb in VERBS for node in verb.NODES]
+        return [*NODES]
