@@ -27,6 +27,12 @@ usage: python3 dev.py COMMAND [arguments]
                         table each (an hour; --only families|sizes|neighbours|full picks one)
   bench mutants [--only MODULE]
                         which small mistakes in the method no test would notice (hours)
+  bench paper [--rows N] [--methods NAME...]
+                        the paper's table on sixty edits whose truth is known (an hour; goes on
+                        where it was), or on a --table of yours; --report ablations answers those
+  edits TABLE --out DIR [--checkpoint NAME] [--method NAME...]
+                        edit the pictures of a table, on servers of our own, on --servers URL... or
+                        on a cluster with --ray ADDRESS; edits --help says more
   graphs [NAME ...]     save the example graphs of workflows/ and the blocks of subgraphs/ as the
                         real page does, with what their nodes have now, and the API form of each
                         beside them (a minute; needs Chromium or Chrome)
@@ -36,9 +42,9 @@ usage: python3 dev.py COMMAND [arguments]
   train [args]          train the demo model (python -m training.train)
   evaluate [args]       measure the demo model (python -m training.evaluate)
 
-demo, test, serve and bench work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS); with
---cpu behind the command, or where there is none, on the CPU, as all other commands do. Relative
-paths are seen from the folder of dev.py.
+demo, test, serve, bench and edits work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS);
+with --cpu behind the command, or where there is none, on the CPU, as all other commands do.
+Relative paths are seen from the folder of dev.py.
 
 Every command first makes what is missing: a virtual environment with torch, and ComfyUI, in a
 cache directory of yours. The first time takes a few minutes and 9 GB of disk; after that it starts
@@ -53,13 +59,13 @@ MODULES = {
     "demo": "development.demo", "test": "pytest", "serve": "development.serve",
     "lint": "development.checks", "graphs": "development.graphs",
     "locales": "development.locales", "pictures": "development.pictures", "train": "training.train",
-    "evaluate": "training.evaluate",
+    "evaluate": "training.evaluate", "edits": "edits",
 }
 BENCHES = {name: f"bench.{name}" for name in (
-    "learn", "edit", "ops", "live", "start", "abuse", "compat", "mutants")}
+    "learn", "edit", "ops", "live", "start", "abuse", "compat", "mutants", "paper")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
-ON_ACCELERATOR = ("demo", "test", "serve", "bench")
+ON_ACCELERATOR = ("demo", "test", "serve", "bench", "edits")
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 
