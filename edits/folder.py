@@ -23,15 +23,15 @@ NOT_IN_TABLE = ("digest",)
 
 
 class Folder:
-    """An output folder; with several methods each has a folder of its own in it."""
+    """An output folder, in which each method may have a folder of its own."""
 
-    def __init__(self, path: Path, several: bool) -> None:
-        self.path, self.several = path, several
+    def __init__(self, path: Path, by_method: bool) -> None:
+        self.path, self.by_method = path, by_method
         path.mkdir(parents=True, exist_ok=True)
 
     def file(self, entry: Entry) -> Path:
         """Where an entry's picture goes."""
-        folder = self.path / entry.method.name if self.several else self.path
+        folder = self.path / entry.method.name if self.by_method else self.path
         return folder / f"{entry.row.name}.png"
 
     def finished(self, entry: Entry, digest: str) -> bool:

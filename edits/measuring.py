@@ -1,4 +1,4 @@
-"""The numbers beside every edit that need no weights; their definitions are in their names."""
+"""The numbers beside every edit that need no networks, by the names that Edit Metrics has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from stylediffusion.measures import pixels
-from stylediffusion.measures.regions import AS_PUBLISHED, UNMASKED, WHOLE, Values
+from stylediffusion.measures.regions import EDITED, UNMASKED, WHOLE, Values
+from stylediffusion.measures.table import METRICS, Compared
 
 from . import pictures
 from .rows import PIE_SIDE, Row
 
-DECIMALS = 4
+DECIMALS = 5
+WITHOUT_NETWORKS = tuple(metric for metric in METRICS if metric.network is None)
 
 
 @dataclass(frozen=True)
@@ -33,31 +35,23 @@ Measure = Callable[[Seen], dict[str, Any]]
 
 
 def measure(seen: Seen) -> dict[str, Any]:
-    """To the source over the whole picture and outside the mask, and to the truth where known.
+    """To the source, by all metrics without networks; and to the truth where it is known.
 
-    inside and outside are where the true edit differs from the source, and where it does not.
+    psnr_reconstruction: of the source under the same method. psnr_inside: to the true edit, where
+    that differs from the source. psnr_outside: where it does not.
     """
-    found: dict[str, Any] = {
-        "psnr_whole": one(pixels.psnr(seen.source, seen.edit)),
-        "ssim_whole": one(pixels.ssim(seen.source, seen.edit)),
-    }
+    masked = seen.row.mask and seen.edit.shape[1:3] == (PIE_SIDE, PIE_SIDE)
+    compared = Compared(
+        seen.source, seen.edit, pictures.mask(seen.row.mask) if masked else None)
+    found = {metric.name: one(metric.compute(compared, {})) for metric in WITHOUT_NETWORKS
+             if masked or not metric.needs}
     if seen.reconstruction is not None:
         found["psnr_reconstruction"] = one(pixels.psnr(seen.source, seen.reconstruction))
-    if seen.row.mask and seen.edit.shape[1:3] == (PIE_SIDE, PIE_SIDE):
-        mask = pictures.mask(seen.row.mask)
-        for region in (UNMASKED, AS_PUBLISHED):
-            for name, of in (("psnr", pixels.psnr), ("ssim", pixels.ssim), ("mse", pixels.mse)):
-                found[f"{name}_{region.replace(' ', '_')}"] = one(
-                    of(seen.source, seen.edit, mask, region))
     if seen.truth is not None:
-        changed = (seen.truth - seen.source).abs().amax(-1) > 0
-        found["psnr_to_truth_inside"] = one(
-            pixels.psnr(seen.truth, seen.edit, (~changed).float(), UNMASKED))
-        found["psnr_outside"] = one(
-            pixels.psnr(seen.truth, seen.edit, changed.float(), UNMASKED))
-        if changed.all():
-            found["psnr_to_truth_inside"] = one(
-                pixels.psnr(seen.truth, seen.edit, None, WHOLE))
+        changed = (seen.truth - seen.source).abs().amax(-1).gt(0).float()
+        inside = WHOLE if changed.all() else EDITED
+        found["psnr_inside"] = one(pixels.psnr(seen.truth, seen.edit, changed, inside))
+        found["psnr_outside"] = one(pixels.psnr(seen.truth, seen.edit, changed, UNMASKED))
     return found
 
 

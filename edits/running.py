@@ -26,11 +26,11 @@ class Run:
 
     def __init__(
         self, table: Table, methods: Sequence[Method], settings: Settings, out: Path,
-        measured: Measure = measure,
+        measured: Measure = measure, by_method: bool = False,
     ) -> None:
         self.entries = [Entry(row, method) for row in table.rows for method in methods]
         self.failures = list(table.failures)
-        self.folder = Folder(out, len(methods) > 1)
+        self.folder = Folder(out, by_method or len(methods) > 1)
         self.settings, self.measure = settings, measured
         self.written = 0.0
 
