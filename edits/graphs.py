@@ -22,6 +22,7 @@ from .rows import TAUS, Row
 Prompt = dict[str, dict[str, Any]]
 PACK = "StyleDiffusion"
 METER, METER_READING = "StyleDiffusionBenchMeter", "StyleDiffusionBenchReading"
+INVERSION, LEARNING = ONCE = ("inversion", "learning")  # stages that all edits of a picture share
 NODE_TAUS = {"tau_v": 0.5, "tau_c": 0.6, "tau_s": 0.6, "tau_u": 0.0}
 
 
@@ -141,13 +142,13 @@ def _add_inversion(nodes: Nodes, entry: Entry, settings: Settings) -> None:
     learning = entry.method.learning
     # Guidance away from the source prompt itself is negative-prompt inversion.
     negative = entry.row.prompt if learning == NEGATIVE else ""
-    nodes.add("trajectory", PACK + "DDIMInvert", model=nodes.model("inversion"), clip=["model", 1],
+    nodes.add("trajectory", PACK + "DDIMInvert", model=nodes.model(INVERSION), clip=["model", 1],
               latent=["latent", 0], prompt=entry.row.prompt, negative_prompt=negative,
               steps=settings.steps)
-    nodes.read("inversion", ["trajectory", 0])
+    nodes.read(INVERSION, ["trajectory", 0])
     if learning in (NOTHING, NEGATIVE):
         return
-    shared = {"model": nodes.model("learning"), "trajectory": ["trajectory", 0],
+    shared = {"model": nodes.model(LEARNING), "trajectory": ["trajectory", 0],
               "guidance": settings.guidance}
     if learning in (NULL_TEXT, TEXT_EMBEDDING):
         nodes.add("learning", PACK + "LearnPromptEmbedding", **shared, learn=learning,
@@ -159,7 +160,7 @@ def _add_inversion(nodes: Nodes, entry: Entry, settings: Settings) -> None:
                   preset=EXACT if exact else FAST, seed=settings.seed, inner_steps=100,
                   learning_rate=0.01, attention_weight=float(learning == EXACT),
                   form="scale and shift")
-    nodes.read("learning", ["learning", 0])
+    nodes.read(LEARNING, ["learning", 0])
 
 
 def _vision(nodes: Nodes, settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The clone and its environment have to be at the same place on every machine; pic
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 from development.places import ROOT
@@ -66,7 +67,8 @@ def ray_workers(address: str, count: int, start: Start) -> list[RayWorker]:
     except ImportError:
         raise ValueError(MISSING) from None
     where: dict[str, Any] = {} if address == LOCAL else {"address": address}
-    ray.init(**where, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False,
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(**where, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False,
              include_dashboard=False)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     return [RayWorker(number, start, 1 if gpus else 0) for number in range(count or gpus or 1)]

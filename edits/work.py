@@ -13,7 +13,7 @@ from typing import Any
 
 from . import pictures
 from .client import Client, Refused
-from .graphs import METER, Entry, Graph, Settings, graph
+from .graphs import METER, ONCE, Entry, Graph, Place, Settings, graph
 from .measuring import Measure, Seen, measure
 from .rows import Failure
 
@@ -82,20 +82,23 @@ def _run(
                 for outcome in _run(client, job, [entry], source, image, label)]
     spent = {stage: json.loads(client.text(done, node)) for stage, node in made.readings.items()}
     shown = {node: client.pictures(done, node) for node in {p.node for p in made.places}}
-    found: list[Outcome] = []
-    for entry, place in zip(entries, made.places, strict=True):
-        back = place.reconstruction
-        edit, again = shown[place.node][place.picture], None
-        if back is not None:
-            again = shown[place.node][back]
-        stages = {stage: spent[stage] for stage in ("inversion", "learning", place.stage)
-                  if stage in spent}
-        shared = sum(other.stage == place.stage for other in made.places)
-        numbers = measured(job, entry, source, edit, again)
-        found.append(Picture(entry, pictures.png(pictures.opened(edit), {
-            **settings_of(entry, job.settings), **numbers, **effort(stages, place.stage, shared),
-            "digest": job.digests[job.entries.index(entry)]})))
-    return found
+    return [_finished(job, entry, place, source, shown[place.node], effort(made, spent, place))
+            for entry, place in zip(entries, made.places, strict=True)]
+
+
+def _finished(
+    job: Job, entry: Entry, place: Place, source: bytes, shown: list[bytes],
+    spent: dict[str, Any],
+) -> Outcome:
+    """An edit, measured; a failure where its truth, say, has another size."""
+    again = None if place.reconstruction is None else shown[place.reconstruction]
+    try:
+        numbers = measured(job, entry, source, shown[place.picture], again)
+    except (OSError, ValueError) as error:
+        return failed(entry, f"it cannot be measured: {error}")
+    return Picture(entry, pictures.png(pictures.opened(shown[place.picture]), {
+        **settings_of(entry, job.settings), **numbers, **spent,
+        "digest": job.digests[job.entries.index(entry)]}))
 
 
 def prompt_id(made: Graph) -> str:
@@ -116,16 +119,16 @@ def measured(
         None if truth is None else pictures.tensor(truth)))
 
 
-def effort(stages: dict[str, dict[str, Any]], sampling: str, shared: int) -> dict[str, Any]:
-    """Rows through the UNet and seconds in it: once a picture, and of a batch of `shared` edits."""
-    once = [told for stage, told in stages.items() if stage != sampling]
-    batch = stages.get(sampling)
+def effort(made: Graph, spent: dict[str, dict[str, Any]], place: Place) -> dict[str, Any]:
+    """Rows through the UNet and seconds in it: once a picture, and of the edit's whole batch."""
+    batch = spent.get(place.stage)
     if batch is None:
         return {}
+    once = [spent[stage] for stage in ONCE if stage in spent]
     return {"unet_rows_once": sum(told["rows"] for told in once),
             "seconds_once": round(sum(told["seconds"] for told in once), 3),
             "unet_rows_batch": batch["rows"], "seconds_batch": batch["seconds"],
-            "edits_in_batch": shared}
+            "edits_in_batch": sum(other.stage == place.stage for other in made.places)}
 
 
 def settings_of(entry: Entry, settings: Settings) -> dict[str, Any]:
