@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +23,9 @@ SETTINGS = Settings(steps=2)
 class Stub:
     """A worker that paints each row in a colour of its own, and is lost when it is told so."""
 
-    def __init__(self, lost_at: tuple[int, ...] = (), back: bool = False, refuses: str = "") -> None:
+    def __init__(
+        self, lost_at: tuple[int, ...] = (), back: bool = False, refuses: str = ""
+    ) -> None:
         self.name, self.back, self.refuses = "stub", back, refuses
         self.lost_at, self.calls, self.done = lost_at, 0, Counter[str]()
         self.closed = False
