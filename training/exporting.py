@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from demo import model as parts
 from demo import scenes
+from demo.loading import WEIGHTS
 
 from .data import (
     Budget,
@@ -108,7 +108,6 @@ def export(budget: Budget) -> bool:
         "data_version": str(scenes.VERSION),
         "command": "; ".join(commands(budget)),
     }
-    path = Path(__file__).with_name("weights.safetensors")
-    save_checkpoint(path, tensors, metadata)
-    log.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
+    save_checkpoint(WEIGHTS, tensors, metadata)
+    log.info("%s: %.1f MB", WEIGHTS.name, WEIGHTS.stat().st_size / 1e6)
     return True

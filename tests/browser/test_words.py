@@ -303,8 +303,7 @@ def test_texts_that_other_nodes_make_show_nothing_rather_than_something_false(
         text.connect(0, node, node.inputs.findIndex(input => input.name === 'prompt'))
     }""", INVERT)
     demo.texts("orange cat").press_sequentially(" ")
-    demo.settle()
-    assert lines(demo) == []
+    demo.until(lambda: lines(demo) == [])
     demo.said_nothing()
 
 

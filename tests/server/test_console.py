@@ -46,10 +46,16 @@ def only(prompt: Prompt, node: str) -> Prompt:
     return kept
 
 
-@pytest.mark.parametrize("word", [TIGER, "\ud800", "\U0001f431"])
-def test_the_next_graph_runs_after_an_error_that_quotes(narrow: Server, word: str) -> None:
+@pytest.mark.parametrize(("word", "said"), [
+    (TIGER, "written in words, is not a word of"),
+    ("\U0001f431", "written in words, is not a word of"),
+    ("\ud800", "holds a broken character"),
+])
+def test_the_next_graph_runs_after_an_error_that_quotes(
+    narrow: Server, word: str, said: str
+) -> None:
     graph = short(examples.prompt("Demo"))
-    with pytest.raises(ExecutionError, match="written in words, is not a word of"):
+    with pytest.raises(ExecutionError, match=said):
         narrow.wait(narrow.queue(only(looking_for(graph, word), "heat")))
     entry = narrow.wait(narrow.queue(only(looking_for(graph, ""), "heat")))
     assert entry["outputs"]["heat"]["images"]

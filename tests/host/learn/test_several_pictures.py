@@ -283,8 +283,7 @@ def test_the_node_takes_lists_as_the_host_gives_them_and_keeps_their_order(
     node = nodes.LearnValueEmbedding
     found = node.execute(
         model=[model], trajectory=ways, preset=["fast"], guidance=[3.0, 5.0], seed=[0],
-        inner_steps=[100], learning_rate=[0.01], attention_weight=[1.0], form=["plain"],
-        clip_vision=(None,))
+        inner_steps=[100], learning_rate=[0.01], attention_weight=[1.0], form=["plain"])
     embeddings, losses = found.result
     assert [one.prompt for one in embeddings] == ["picture 0", "picture 1", "picture 2"]
     assert [one.guidance for one in embeddings] == [3.0, 5.0, 5.0]
