@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from demo import loading
 
-# As in Stable Diffusion 1.5 but for depth: one block a level, two levels.
+# As in Stable Diffusion 1.5 but for depth: one block a level, two levels of one width.
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,
-    "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
+    "num_res_blocks": [1, 1], "channel_mult": [1, 1], "transformer_depth": [1, 1],
     "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
     "use_spatial_transformer": True, "legacy": False, "context_dim": 768, "num_heads": 8,
     "use_temporal_attention": False, "use_linear_in_transformer": False, "adm_in_channels": None,

@@ -69,8 +69,8 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
             page.wait_for_function("size => app.canvas.canvas.clientWidth > 0.9 * size", arg=width)
             either.fetch(name)
             zooms[width, height] = page.evaluate(ZOOM)
-            either.settle()
-            assert overlaps(either) == []
+        either.settle()
+        assert overlaps(either) == []
         page.evaluate(OPENED)
         either.settle()
         assert overlaps(either) == []

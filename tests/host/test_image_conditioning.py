@@ -30,8 +30,7 @@ def invert(model: Any, family: str) -> data.Trajectory:
         found.latents, levels, "", "", source, negative, found.layers, fingerprint(model))
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "exact"])
-@pytest.mark.parametrize("family", families.SEES_IMAGES)
+@pytest.mark.parametrize(("family", "fast"), [("inpainting", False), ("ip2p", True)])
 def test_it_inverts_learns_and_brings_the_picture_back(
     family: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +44,7 @@ def test_it_inverts_learns_and_brings_the_picture_back(
         trajectory = invert(model, family)
         embedding = host_learning.learn_value_embedding(
             model, trajectory, None, None,
-            request(fast, guidance=GUIDANCE, inner_steps=12, learning_rate=0.05))
+            request(fast, guidance=GUIDANCE, inner_steps=8, learning_rate=0.05))
         wanted = vp_to_host(model, trajectory.latents[:1])
         plain, learnt = (golden.relative(
             sampling.sample_edits(Edit(model, trajectory, e, None, GUIDANCE))["samples"], wanted)

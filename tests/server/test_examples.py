@@ -50,7 +50,7 @@ def equipped(server: Server) -> Iterator[Server]:
 
 def short(prompt: Prompt) -> Prompt:
     """The same in a few seconds: few steps, small photos, a coarse sweep."""
-    fewer = {"steps": 5, "inner_steps": 2, "megapixels": 0.02, "row_values": "0, 0.6",
+    fewer = {"steps": 5, "inner_steps": 2, "megapixels": 0.01, "row_values": "0, 0.6",
              "column_values": "0, 0.6"}
     for node in prompt.values():
         if node["class_type"] != "StyleDiffusionHeatmaps":

@@ -108,7 +108,7 @@ def test_ten_pictures_leave_no_more_memory_in_use_than_two(server: Server, graph
     assert server._process is not None
     process, resident = psutil.Process(server._process.pid), []
     for seed in range(20, 30):
-        pictures(server, changed(changed(graph, SCENE, seed=seed), INVERT, steps=3))
+        pictures(server, changed(changed(graph, SCENE, seed=seed), INVERT, steps=2))
         resident.append(process.memory_info().rss)
     # Some pictures' buffers are still there at the moment of asking: the least of three counts.
     assert min(resident[7:]) < 1.015 * min(resident[1:4]), [round(r / 1e6) for r in resident]
