@@ -19,7 +19,7 @@ from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_value_embedding, negative_prompt_embedding
-from stylediffusion.method.data import Trajectory
+from stylediffusion.method.data import Embedding, Trajectory
 from stylediffusion.method.fixed_point import ANDERSON, DDIM, EASY, FIXED_POINT, refinement
 from training import trials
 from training.trials import Trial
@@ -87,7 +87,7 @@ def edited(
     parts: Parts, trial: Trial, trajectory: Trajectory, source: Tensor, repair: str
 ) -> dict[str, Any]:
     """A colour and an object edit of the trial, as one of `REPAIRS` paints them."""
-    embedding = None
+    embedding: Embedding | None = None
     if repair == "negative prompt":
         embedding = negative_prompt_embedding(parts.model, trajectory)
     elif repair == "fast":

@@ -82,7 +82,7 @@ def edited(subject: subjects.Subject, trajectory: Trajectory, edits: Control) ->
     """The same steps with a value embedding and the edits."""
     width = subject.positive[0][0].shape[-1]
     embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width), torch.zeros(STEPS, TOKENS, width),
-                               GUIDANCE, "", trajectory.fingerprint, ())
+                               guidance=GUIDANCE, prompt="", fingerprint=trajectory.fingerprint)
     parts = sampling.sampling_parts(Edit(subject.model, trajectory, embedding, edits, GUIDANCE))
     return sampled(parts.guider.sample, parts.latent["samples"], trajectory)
 

@@ -25,7 +25,7 @@ from stylediffusion.host.learn.embedding import learn_prompt_embedding, learn_va
 from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.model import ModelPatcher
 from stylediffusion.method.adam import AdamSchedule
-from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Trajectory
+from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Embedding, Trajectory
 from stylediffusion.method.local_blend import Blend
 from stylediffusion.method.prompt_to_prompt import Control, Window
 from training import judge, trials
@@ -110,7 +110,8 @@ def run_preset(
     counter, model = RowCounter(), parts.model.clone()
     model.set_model_unet_function_wrapper(counter)
     tower, image = (parts.vision, source) if preset == "exact" else (None, None)
-    started, embedding = clock(), None
+    embedding: Embedding | None = None
+    started = clock()
     if preset in COMPANIONS:
         embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
     elif preset != "direct":

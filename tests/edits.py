@@ -81,11 +81,12 @@ def control_of(
 
 
 def embedding_of(model: Any) -> data.ValueEmbedding:
-    return data.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
+    return data.ValueEmbedding(
+        SCALE, SHIFT, guidance=GUIDANCE, prompt="", fingerprint=fingerprint(model))
 
 
 def sampled(
-    model: Any, trajectory: data.Trajectory, embedding: data.ValueEmbedding | None,
+    model: Any, trajectory: data.Trajectory, embedding: data.Embedding | None,
     wanted: prompt_to_prompt.Control | None,
 ) -> list[torch.Tensor]:
     """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..method.data import Trajectory, ValueEmbedding
+from ..method.data import Embedding, Trajectory
 from ..method.prompt_to_prompt import Control
 from ..prompts.quoting import quoted
 from .inputs import require_given, require_text
@@ -28,7 +28,7 @@ SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type 
     "CONTROL_NET": ("Load ControlNet Model", "set_cond_hint"),
     "CLIP_VISION": ("Load CLIP Vision", "encode_image"),
     "STYLEDIFFUSION_TRAJECTORY": ("DDIM Invert or Generate", Trajectory),
-    "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", ValueEmbedding),
+    "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", Embedding),
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
 }
 LONGEST_SHOWN = 60

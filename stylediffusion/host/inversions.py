@@ -11,7 +11,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..method.data import Trajectory, ValueEmbedding, require_own_embedding
+from ..method.data import Embedding, Trajectory, require_own_embedding
 from ..prompts.quoting import quoted
 from ..storage import inversion_file
 from ..storage.writing import remove_stale_parts
@@ -42,7 +42,7 @@ LONGEST_SHOWN = 200
 
 
 def save_inversion(
-    trajectory: Trajectory | None, embedding: ValueEmbedding | None, filename_prefix: str
+    trajectory: Trajectory | None, embedding: Embedding | None, filename_prefix: str
 ) -> Path:
     """Write the next numbered file under the output folder and return its path.
 
@@ -154,6 +154,6 @@ def path_of(file: str) -> Path:
     )
 
 
-def load_inversion(file: str) -> tuple[Trajectory, ValueEmbedding | None]:
+def load_inversion(file: str) -> tuple[Trajectory, Embedding | None]:
     """Read an inversion by its name in the list."""
     return inversion_file.load(path_of(file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...method.data import Trajectory, ValueEmbedding, require_own_embedding
+from ...method.data import Embedding, Trajectory, require_own_embedding
 from ...method.prompt_to_prompt import Control
 from ..model import ModelPatcher, require_compatible, warn_if_other
 
@@ -22,7 +22,7 @@ class Edit:
 
     model: ModelPatcher
     trajectory: Trajectory
-    embedding: ValueEmbedding | None = None
+    embedding: Embedding | None = None
     control: Control | None = None
     guidance: float = 0.0
     exact_source: bool = False

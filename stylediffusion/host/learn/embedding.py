@@ -10,13 +10,16 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ...method.data import NULL_TEXT, Trajectory, ValueEmbedding
-from ..autograd.clone import differentiable_clone
-from ..model import (
-    ModelPatcher,
-    fingerprint,
-    warn_if_other,
+from ...method.data import (
+    NULL_TEXT,
+    Embedding,
+    PromptEmbedding,
+    Trajectory,
+    ValueEmbedding,
 )
+from ...method.learning import Learnt
+from ..autograd.clone import differentiable_clone
+from ..model import ModelPatcher, fingerprint, warn_if_other
 from ..vision import image_tokens
 from . import memory
 from .learner import Learner
@@ -34,13 +37,16 @@ def learn_value_embedding(
     request: LearningRequest,
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; exact from an image's tokens where given."""
-    return learn_embeddings([LearningTask(model, trajectory, request, clip_vision, image)])[0]
+    task = LearningTask(model, trajectory, request, clip_vision, image)
+    (embedding,) = learn_embeddings([task])
+    assert isinstance(embedding, ValueEmbedding)
+    return embedding
 
 
 def learn_prompt_embedding(
     model: ModelPatcher, trajectory: Trajectory, kind: str, guidance: float = 7.5,
     inner_steps: int = 10, learning_rate: float = 1e-2,
-) -> ValueEmbedding:
+) -> PromptEmbedding:
     """Null-text inversion (Mokady et al. 2022), or the same with the source prompt's embedding.
 
     At most so many updates at every step, with the released code's learning rates and early stop.
@@ -53,10 +59,12 @@ def learn_prompt_embedding(
             "guidance is 1, where nothing is guided away from the negative prompt, so a null text "
             "learns nothing; set guidance to what you will sample with, such as 7.5")
     request = prompt_request(kind, guidance, inner_steps, learning_rate)
-    return learn_embeddings([LearningTask(model, trajectory, request)])[0]
+    (embedding,) = learn_embeddings([LearningTask(model, trajectory, request)])
+    assert isinstance(embedding, PromptEmbedding)
+    return embedding
 
 
-def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
+def learn_embeddings(tasks: Sequence[LearningTask]) -> list[Embedding]:
     """Learn the embeddings of several pictures, side by side where they can be, in order.
 
     A run that was stopped goes on after its last finished step when it is asked for again, and so
@@ -65,7 +73,7 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
     tasks = [task.checked() for task in tasks]
     bar = LearningBar([sum(task.evaluations()) for task in tasks])
     watches: dict[int, HostWatch] = {}
-    found: dict[int, ValueEmbedding] = {}
+    found: dict[int, Embedding] = {}
     try:
         for group in in_groups(tasks):
             found |= _learn_group(tasks, group, watches, bar)
@@ -83,7 +91,7 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
 def _learn_group(
     tasks: Sequence[LearningTask], group: Sequence[int], watches: dict[int, HostWatch],
     bar: LearningBar,
-) -> dict[int, ValueEmbedding]:
+) -> dict[int, Embedding]:
     """Those that share a model and a request; their watches are put among the others."""
     task, ways = tasks[group[0]], [tasks[place].trajectory for place in group]
     model, request = task.model, task.request
@@ -99,13 +107,23 @@ def _learn_group(
                     for place, way, file in zip(group, ways, files, strict=True)}
         results = Learner(
             clone, ways, tokens, request, [watches[place] for place in group]).run()
-    return {place: ValueEmbedding(
-        learnt.scale, learnt.shift, request.settings.guidance, way.prompt, own,
-        tuple(learnt.losses), request.kind, way.ends,
-    ) for place, way, learnt in zip(group, ways, results, strict=True)}
+    return {place: _embedding(learnt, way, own, request)
+            for place, way, learnt in zip(group, ways, results, strict=True)}
 
 
-def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]] | ExecutionBlocker:
+def _embedding(
+    learnt: Learnt, trajectory: Trajectory, own: str, request: LearningRequest
+) -> Embedding:
+    """What was learnt, and that it was learnt with the model of a fingerprint."""
+    origin: dict[str, Any] = {
+        "guidance": request.settings.guidance, "prompt": trajectory.prompt, "fingerprint": own,
+        "losses": tuple(learnt.losses), "ends": trajectory.ends}
+    if request.prompt_branch is None:
+        return ValueEmbedding(learnt.scale, learnt.shift, **origin)
+    return PromptEmbedding(learnt.shift, request.prompt_branch, **origin)
+
+
+def loss_map(embedding: Embedding) -> dict[str, list[float]] | ExecutionBlocker:
     """Every loss, in the form that the host's loss graph draws; it does not run without any."""
     if not embedding.losses:
         return ExecutionBlocker(None)

@@ -8,10 +8,10 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
 from ...method.value_embedding import CHUNK_TOKENS
 from ..attention import (
-    CONDITIONAL,
     AttentionReplacement,
     ExtraOptions,
     attention_map,

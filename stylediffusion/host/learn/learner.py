@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...method.adam import AdamSchedule, AdamSolver
-from ...method.data import NULL_TEXT, Conditioning, Trajectory
+from ...method.data import UNCONDITIONAL, Conditioning, Trajectory
 from ...method.layers import supervising_layers
 from ...method.learning import LearningRun, Learnt, Solver, learn
 from ...method.preconditioner import channel_root, token_root, whitened_values
@@ -97,7 +97,8 @@ class Learner:
             options = with_copied_skips(options)
         layers = supervising_layers(trajectory.layers, *trajectory.latents.shape[-2:])
         return HostLearningModel(
-            stage.guider, options, trajectory.levels, stage.sigmas, layers, self.request.kind)
+            stage.guider, options, trajectory.levels, stage.sigmas, layers,
+            self.request.prompt_branch)
 
     def _learn(
         self, model: HostLearningModel, places: range, device: torch.device
@@ -123,7 +124,8 @@ class Learner:
         self, model: HostLearningModel, trajectory: Trajectory, latents: Tensor
     ) -> Solver:
         request, tokens, device = self.request, self.image_tokens, latents.device
-        prompt = trajectory.negative if request.kind == NULL_TEXT else trajectory.positive
+        prompt = (trajectory.negative if request.prompt_branch == UNCONDITIONAL
+                  else trajectory.positive)
         context = prompt[0][0].clone()
         if isinstance(request.schedule, AdamSchedule):
             tokens = None if tokens is None else tokens.clone().to(device, torch.float32)

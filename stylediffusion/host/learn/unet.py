@@ -11,13 +11,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...method.data import VALUE_EMBEDDING
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
 from ...method.schedule import Levels, vp_to_k
 from ...method.value_embedding import CHUNK_TOKENS
 from ..attention import (
-    CONDITIONAL,
-    HEARD_BY,
     AttentionPatch,
     ExtraOptions,
     MapRecorder,
@@ -34,18 +32,18 @@ from . import memory
 from .layer_grams import TokenGram, channel_gram
 
 
-def heard_once(patch: AttentionPatch) -> AttentionPatch:
+def computed_once(patch: AttentionPatch) -> AttentionPatch:
     """An attn2_patch of values alone, whose result is given again for the very same tensor."""
     value_seen: Tensor | None = None
-    heard = torch.empty(0)
+    result = torch.empty(0)
 
     def run(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        nonlocal value_seen, heard
+        nonlocal value_seen, result
         if value is not value_seen:
-            value_seen, (_, _, heard) = value, patch(n, context, value, extra)
-        return n, context, heard
+            value_seen, (_, _, result) = value, patch(n, context, value, extra)
+        return n, context, result
 
     return run
 
@@ -64,17 +62,19 @@ def _of_rows(entry: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
 class HostLearningModel:
     """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
 
-    `kind` is what is learnt; the prompt of `branch`, the source's or the negative one, hears it.
-    `checkpoints` says which blocks are computed twice.
+    A value embedding feeds the values of the source's prompt, a prompt embedding stands in for the
+    prompt of `prompt_branch`; `branch` is the one that either acts in. `checkpoints` says which
+    blocks are computed twice.
     """
 
     checkpoints = Checkpoints.OFF
 
     def __init__(
         self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
-        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
+        layers: tuple[AttentionLayer, ...], prompt_branch: int | None = None,
     ) -> None:
-        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
+        self.model, self.prompt_branch = guider.inner_model, prompt_branch
+        self.branch = CONDITIONAL if prompt_branch is None else prompt_branch
         self.prompts: tuple[Any, ...] = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
             with_writes_in_place(guider.model_patcher, uncompiled(model_options)))
@@ -162,8 +162,8 @@ class HostLearningModel:
     ) -> tuple[Tensor, list[Tensor]]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         recorder = MapRecorder()
-        patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
-            prompt_patch(self.kind, scale[None], shift[None])
+        patch = self._value_patch(scale, shift) if self.prompt_branch is None else \
+            prompt_patch(self.prompt_branch, shift)
         options = with_patch(options, "attn2_patch", patch)
         if maps:
             options = with_replacements(options, self.layers, recorder.replacement)
@@ -174,7 +174,7 @@ class HostLearningModel:
         """c * s + b, computed once for all layers that hear the same; but a block that is computed
         again must compute what it did before."""
         patch = value_patch(scale, shift)
-        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else heard_once(patch)
+        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else computed_once(patch)
 
     def noise_of(
         self, latent: Tensor, level: int, branch: int, options: dict[str, Any]

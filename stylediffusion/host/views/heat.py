@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
 from ...method.prompt_to_prompt import Control, repeated
 from ..attention import (
-    CONDITIONAL,
     AttentionReplacement,
     ExtraOptions,
     conditional_chunks,

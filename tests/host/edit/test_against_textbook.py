@@ -117,7 +117,8 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
         fingerprint(model))
     embedding = None
     if settings.scale is not None and settings.shift is not None:
-        embedding = data.ValueEmbedding(settings.scale, settings.shift, 7.5, "", "", ())
+        embedding = data.ValueEmbedding(
+            settings.scale, settings.shift, guidance=7.5, prompt="", fingerprint="")
     own = guider.P2PlusGuider(Edit(model, trajectory, embedding, chosen, settings.guidance))
     sigmas, seen = levels.sampling_sigmas(), [[] for _ in range(STEPS - 1)]
     start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))

@@ -35,7 +35,8 @@ def recorded_embedding(case: dict[str, torch.Tensor]) -> data.ValueEmbedding:
         with torch.no_grad():
             tables.append(network(case["img_feats"]))
     return data.ValueEmbedding(
-        torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), 7.5, "", "", ())
+        torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), guidance=7.5,
+        prompt="", fingerprint="")
 
 
 def recorded_alignment(case: dict[str, torch.Tensor]) -> alignment.Alignment:

@@ -371,7 +371,7 @@ def test_what_all_layers_hear_is_computed_once_an_evaluation(
         return run
 
     def watched(scale: torch.Tensor, shift: torch.Tensor) -> Any:
-        once = host_unet.heard_once(counted(scale, shift))
+        once = host_unet.computed_once(counted(scale, shift))
 
         def run(*args: Any) -> Any:
             layers.append(1)

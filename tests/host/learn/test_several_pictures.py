@@ -276,8 +276,9 @@ def test_the_node_takes_lists_as_the_host_gives_them_and_keeps_their_order(
     def learnt(made: Any) -> Any:
         asked.extend(made)
         return [data.ValueEmbedding(
-            torch.ones(1), torch.ones(1), task.request.settings.guidance, task.trajectory.prompt,
-            "", (data.InnerLoss(0, 0, float(i), 0.0),)) for i, task in enumerate(made)]
+            torch.ones(1), torch.ones(1), guidance=task.request.settings.guidance,
+            prompt=task.trajectory.prompt, fingerprint="",
+            losses=(data.InnerLoss(0, 0, float(i), 0.0),)) for i, task in enumerate(made)]
 
     monkeypatch.setattr(nodes, "learn_embeddings", learnt)
     node = nodes.LearnValueEmbedding
