@@ -24,10 +24,11 @@ from stylediffusion.host import text_encoder
 from stylediffusion.host.edit import sampling
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
+from stylediffusion.host.latent_units import vp_to_host
 from stylediffusion.host.learn.embedding import learn_embeddings
 from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.learn.tasks import LearningTask
-from stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion.method.alignment import Alignment
 from stylediffusion.method.data import Trajectory, ValueEmbedding
 from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks

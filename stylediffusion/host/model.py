@@ -127,11 +127,6 @@ def _read(parts: list[Tensor]) -> list[Tensor]:
     return [found[i] for i in range(len(parts))]
 
 
-def vp_to_host(model: ModelPatcher, latent: Tensor) -> Tensor:
-    """A VP latent in the units of a LATENT (z / scale_factor)."""
-    return model.get_model_object("latent_format").process_out(latent)
-
-
 def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
     """Raise ValueError where a trajectory's latents or prompts cannot be fed to a MODEL."""
     channels = model.get_model_object("latent_format").latent_channels

@@ -19,8 +19,8 @@ from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host, vp_to_k
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import heatmaps, tau_sweep
 from stylediffusion_pack.stylediffusion.host.views.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.method import (
@@ -28,7 +28,6 @@ from stylediffusion_pack.stylediffusion.method import (
     data,
     learning,
     prompt_to_prompt,
-    schedule,
 )
 
 from tests import checkpoints, golden
@@ -162,7 +161,7 @@ def test_rows_without_an_edit_are_the_hosts_own_under_its_own_node(
         own.set_conds(*conditioned)
         own.set_cfg(GUIDANCE)
         sigmas = trajectory.levels.sampling_sigmas()
-        start = schedule.vp_to_k(trajectory.noise, float(sigmas[0]))
+        start = vp_to_k(trajectory.noise, float(sigmas[0]))
         start = vp_to_host(model, start).expand(3, -1, -1, -1).clone()
         found = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                            sigmas, disable_pbar=True, seed=0)

@@ -67,7 +67,7 @@ class Learner:
     def work(self, stage: Stage) -> None:
         """Try how the model is sampled with, estimate memory, learn in portions that fit."""
         trajectory, others = self.trajectories[0], stage.guider.loaded_models
-        latents = trajectory.latents.clone().to(stage.latent.device)
+        latents = trajectory.latents.clone().to(stage.latent_vp.device)
         model = self._model(stage, trajectory)
         first = model.of_pictures([0])
         with torch.no_grad():

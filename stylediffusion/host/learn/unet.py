@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
-from ...method.schedule import Levels, vp_to_k
+from ...method.schedule import Levels
 from ...method.value_embedding import CHUNK_TOKENS
 from ..attention import (
     AttentionPatch,
@@ -28,6 +28,7 @@ from ..attention import (
 )
 from ..autograd.checkpoints import Checkpoints, with_checkpoints
 from ..autograd.foreign import fit_for_autograd, with_same_draws, with_writes_in_place
+from ..latent_units import vp_to_k
 from . import memory
 from .layer_grams import TokenGram, channel_gram
 
@@ -104,9 +105,10 @@ class HostLearningModel:
         self, guider: Any, latent: Tensor, level: int, options: dict[str, Any] | None = None
     ) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
-        x, timestep = self._input(latent, level)
-        with self.fit, with_same_draws(self.patcher, x.device):
-            noise: Tensor = (x - guider(x, timestep, options or self.options)) / self.sigma[level]
+        latent_k, timestep = self._input(latent, level)
+        with self.fit, with_same_draws(self.patcher, latent_k.device):
+            x0 = guider(latent_k, timestep, options or self.options)
+        noise: Tensor = (latent_k - x0) / self.sigma[level]
         return noise
 
     def weight(self, guidance: float) -> float:
@@ -181,10 +183,10 @@ class HostLearningModel:
     ) -> Tensor:
         """eps under the prompt of one branch."""
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
-        x, timestep = self._input(latent, level)
-        with self.fit, with_same_draws(self.patcher, x.device):
-            found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
-        noise: Tensor = (x - found[branch]) / self.sigma[level]
+        latent_k, timestep = self._input(latent, level)
+        with self.fit, with_same_draws(self.patcher, latent_k.device):
+            x0 = comfy.samplers.calc_cond_batch(self.model, conds, latent_k, timestep, options)
+        noise: Tensor = (latent_k - x0[branch]) / self.sigma[level]
         return noise
 
     def _input(self, latent: Tensor, level: int) -> tuple[Tensor, Tensor]:

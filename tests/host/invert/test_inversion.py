@@ -10,7 +10,8 @@ from stylediffusion_pack.stylediffusion.host import attention
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
-from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method.fixed_point import INVERSIONS, refinement
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels

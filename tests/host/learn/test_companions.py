@@ -12,8 +12,9 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method import data, schedule
 from stylediffusion_pack.stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.storage import inversion_file
