@@ -85,9 +85,9 @@ def _occupant(model_options: dict[str, Any], layer: AttentionLayer) -> Attention
                       placed.get((layer.block, layer.number)))
 
 
-def _chained(own: AttentionReplacement, previous: AttentionReplacement) -> AttentionReplacement:
+def _chained(ours: AttentionReplacement, previous: AttentionReplacement) -> AttentionReplacement:
     def replacement(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-        return own(q, k, v, extra) + previous(q, k, v, extra) - fused_attention(q, k, v, extra)
+        return ours(q, k, v, extra) + previous(q, k, v, extra) - fused_attention(q, k, v, extra)
 
     return replacement
 
@@ -123,9 +123,9 @@ def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
 
     Where another node shrinks the activations of some steps, they are interpolated.
     """
-    own = extra["activations_shape"][-2:]
-    grid = sums.unflatten(-1, own)
-    if tuple(own) == (layer.height, layer.width):
+    size = extra["activations_shape"][-2:]
+    grid = sums.unflatten(-1, size)
+    if tuple(size) == (layer.height, layer.width):
         return grid
     fitted = F.interpolate(grid.flatten(0, -3)[None], (layer.height, layer.width), mode="bilinear")
     return fitted[0].unflatten(0, grid.shape[:-2])

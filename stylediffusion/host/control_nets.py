@@ -49,7 +49,7 @@ class FrozenControlNet(ControlBase):
                 self.answer = self.previous_controlnet.get_control(
                     x_noisy, t, cond, batched_number, transformer_options)
             self.sigmas, self.asked = sigmas, asked
-        return self.answer and {place: list(found) for place, found in self.answer.items()}
+        return self.answer and {place: list(tensors) for place, tensors in self.answer.items()}
 
     def forget(self) -> None:
         """Let go of the last answer."""
@@ -123,8 +123,8 @@ def identity(control_net: ControlBase | None) -> str | None:
     """Digits that tell a ControlNet with its hint and strength from another."""
     if control_net is None:
         return None
-    wishes = control_net.strength, sorted(control_net.extra_args.items())
-    digest = hashlib.sha256(f"{type(control_net).__name__}{wishes}".encode())
+    settings = control_net.strength, sorted(control_net.extra_args.items())
+    digest = hashlib.sha256(f"{type(control_net).__name__}{settings}".encode())
     hint = control_net.cond_hint_original
     digest.update(f"{tuple(hint.shape)}".encode())
     digest.update(hint.to("cpu", torch.float32).numpy().tobytes())

@@ -47,8 +47,8 @@ def checking_inputs(node: Node) -> Node:
 
     @functools.wraps(execute)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        found = signature.bind(*args, **kwargs).arguments
-        given = {**found, **next((v for k, v in found.items() if _takes_all(signature, k)), {})}
+        bound = signature.bind(*args, **kwargs).arguments
+        given = {**bound, **next((v for k, v in bound.items() if _takes_all(signature, k)), {})}
         for wanted in _inputs(node):
             if wanted.id in given:
                 for value in _each(node, given[wanted.id]):

@@ -97,14 +97,14 @@ def saved_inversions() -> list[str]:
 
     Folders may hold anything, and change meanwhile: what cannot be read, or typed, is left out.
     """
-    found = []
+    files = []
     for kind, folder in FOLDERS.items():
         root = Path(folder())
         for path, modified in _files_under(root):
             name = path.relative_to(root).as_posix()
             if _is_text(name):
-                found.append((modified, f"{name} [{kind}]"))
-    return [name for _, name in sorted(found, reverse=True)]
+                files.append((modified, f"{name} [{kind}]"))
+    return [name for _, name in sorted(files, reverse=True)]
 
 
 def _files_under(root: Path) -> Iterator[tuple[Path, float]]:
@@ -130,8 +130,8 @@ def _is_text(name: str) -> bool:
 def _within(folder: str, path: Path) -> bool:
     """Whether a path is in a folder, links followed; on another drive, or with a NUL, it is not."""
     try:
-        own = os.path.realpath(folder)
-        return os.path.commonpath((own, os.path.realpath(path))) == own
+        root = os.path.realpath(folder)
+        return os.path.commonpath((root, os.path.realpath(path))) == root
     except ValueError:
         return False
 

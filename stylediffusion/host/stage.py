@@ -33,14 +33,14 @@ class Stage:
     @property
     def model_options(self) -> dict[str, Any]:
         """The options with which the host would call the model."""
-        found: dict[str, Any] = self.arguments["model_options"]
-        return found
+        options: dict[str, Any] = self.arguments["model_options"]
+        return options
 
     def denoised(self, latents_k: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
         """The host's guided x0 for latents [n, C, h, w] at one sigma."""
         arguments = {**self.arguments, "model_options": model_options}
-        found: Tensor = self.guider(latents_k, sigma.expand(len(latents_k)), **arguments)
-        return found
+        x0: Tensor = self.guider(latents_k, sigma.expand(len(latents_k)), **arguments)
+        return x0
 
 
 class _StageSampler(comfy.samplers.Sampler):

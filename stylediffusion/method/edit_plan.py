@@ -90,10 +90,10 @@ class CallRows:
 
     def folded(self, out: Tensor) -> Tensor:
         """What [count, ...] rows get: the mean of a row and its partner; the heat rows go."""
-        own = out[: self.count]
+        rows = out[: self.count]
         if self.partner is None:
-            return own
-        return own.lerp(out.index_select(0, self.partner.to(out.device)), 0.5)
+            return rows
+        return rows.lerp(out.index_select(0, self.partner.to(out.device)), 0.5)
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class EditPlan:
 
         The source is among them at every step; of targets their own prompt is scaled and shifted.
         """
-        own = self.value_embedding
-        if own is None:
+        learnt = self.value_embedding
+        if learnt is None:
             return values.float()
-        scale, shift = (table[step].to(values.device) for table in (own.scale, own.shift))
+        scale, shift = (table[step].to(values.device) for table in (learnt.scale, learnt.shift))
         scaled = value_input(values.float(), scale, shift)
         return torch.where(self.phases[step].embedded.to(values.device), scaled, values)
 
@@ -258,11 +258,11 @@ def _heat_columns(
         torch.stack([_words(control.targets[t], side, length) for t in blended])
         if blended else torch.zeros(0, length, 2) for side in ("source", "target"))
     ours = mappers[blended] @ (first[blended].unsqueeze(-1) * target)
-    own = second[blended].unsqueeze(-1) * target
+    theirs = second[blended].unsqueeze(-1) * target
     through = torch.cat([source, ours], -1)
-    if not own.any():
+    if not theirs.any():
         return (0,) * len(blended), through
-    alone = torch.cat([torch.zeros_like(own), own], -1)
+    alone = torch.cat([torch.zeros_like(theirs), theirs], -1)
     rows = (*(0 for _ in blended), *(t + 1 for t in blended))
     return rows, torch.cat([through, alone])
 

@@ -39,4 +39,4 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], scale: float) -> list[T
     """d loss / d leaf, taken of scale * loss and divided again; at 1 nothing is changed."""
     if scale == 1:
         return list(torch.autograd.grad(loss, leaves))
-    return [found / scale for found in torch.autograd.grad(loss * scale, leaves)]
+    return [gradient / scale for gradient in torch.autograd.grad(loss * scale, leaves)]

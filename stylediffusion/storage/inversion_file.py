@@ -86,7 +86,7 @@ def _tables(embedding: Embedding) -> tuple[Tensor, Tensor]:
 def load(path: Path) -> tuple[Trajectory, Embedding | None]:
     """Read a file that `save` wrote; raises FileError for every other, and says what is wrong."""
     try:
-        metadata, tensors = read_whole(path, lambda found: _require_format(path, found))
+        metadata, tensors = read_whole(path, lambda header: _require_format(path, header))
     except DamagedError as error:
         raise FileError(
             f"'{path.name}' {error}; it is cut short or damaged: save the inversion again"

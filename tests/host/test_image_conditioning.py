@@ -37,8 +37,8 @@ def test_it_inverts_learns_and_brings_the_picture_back(
     family: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estimates: list[memory.Estimate] = []
-    make_room = memory.make_room
-    monkeypatch.setattr(memory, "make_room", lambda model, others, estimate: (
+    make_room = memory.plan_memory
+    monkeypatch.setattr(memory, "plan_memory", lambda model, others, estimate: (
         estimates.append(estimate), make_room(model, others, estimate))[1])
     with torch.inference_mode():
         model = families.load(family)

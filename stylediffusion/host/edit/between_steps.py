@@ -110,8 +110,8 @@ def _by_steps(
 
         run.step = i
         # Samplers that add noise draw it from the seed: each step its own.
-        own = {**extra_args, "seed": (extra_args.get("seed") or 0) + i}
-        x = function(model, x, sigmas[i : i + 2], extra_args=own, callback=with_step,
+        step_args = {**extra_args, "seed": (extra_args.get("seed") or 0) + i}
+        x = function(model, x, sigmas[i : i + 2], extra_args=step_args, callback=with_step,
                      disable=True, **options)
         x = after(i, x)
     return x

@@ -132,11 +132,11 @@ def _following(
 
 def require_own_road(trajectory: Trajectory, noise: Tensor, sigmas: Tensor) -> None:
     """Raise ValueError unless sampling goes back over the trajectory's levels without new noise."""
-    own = trajectory.levels.sampling_sigmas()
-    if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own):
+    expected = trajectory.levels.sampling_sigmas()
+    if sigmas.shape != expected.shape or not torch.allclose(sigmas.cpu(), expected):
         raise ValueError(
             f"the sigmas are {len(sigmas) - 1} steps of another schedule, but the trajectory was "
-            f"walked in {len(own) - 1} steps of its own; connect the sigmas of P2Plus Guider"
+            f"walked in {len(expected) - 1} steps of its own; connect the sigmas of P2Plus Guider"
         )
     if noise.any():
         raise ValueError(

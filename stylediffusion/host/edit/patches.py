@@ -156,17 +156,17 @@ class EditRun:
         inject: bool = True,
     ) -> Tensor:
         """Values for every row of the attention: embedded, mixed, and the second ones."""
-        parts, second, seen = [], [], []
+        parts, second, heat_rows = [], [], []
         for kind, rows in conditional_chunks(len(values), extra):
             chunk = values[rows]
             if kind == CONDITIONAL:
                 chunk = self.plan.embedded(self.step, chunk) if embed else chunk.float()
             if kind == CONDITIONAL and inject:
-                chunk, own = self.phase.mixed(chunk)
-                second.append(own)
-                seen += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)
+                chunk, partial = self.phase.mixed(chunk)
+                second.append(partial)
+                heat_rows += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)
             parts.append(chunk)
-        return torch.cat([*parts, *second, *seen]).to(values.dtype)
+        return torch.cat([*parts, *second, *heat_rows]).to(values.dtype)
 
     def _rows(self, extra: ExtraOptions, heat: bool) -> CallRows:
         return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), heat)

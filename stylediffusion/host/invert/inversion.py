@@ -111,10 +111,11 @@ def invert_latent(
     positive, negative = (
         under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
     require_own_prompts(model, positive, negative)
-    own = fingerprint(model)
-    found = run_inversion(model, samples, positive, levels, refine)
+    identity = fingerprint(model)
+    inversion = run_inversion(model, samples, positive, levels, refine)
     return Trajectory(
-        found.latents, levels, prompt, negative_prompt, positive, negative, found.layers, own)
+        inversion.latents, levels, prompt, negative_prompt, positive, negative, inversion.layers,
+        identity)
 
 
 def run_inversion(
@@ -122,12 +123,12 @@ def run_inversion(
     refine: Refine | None = None,
 ) -> Inversion:
     """Walk the samples [1, C, h, w] of a LATENT upward on the host's stage, at guidance 1."""
-    found: list[Inversion] = []
+    inversions: list[Inversion] = []
     on_stage(
         model, positive, positive, levels.sigmas.to(torch.float32), samples,
-        lambda stage: found.append(_inverted(stage, levels, refine)),
+        lambda stage: inversions.append(_inverted(stage, levels, refine)),
         callback=latent_preview.prepare_callback(model, levels.steps))
-    return found[0]
+    return inversions[0]
 
 
 def _inverted(stage: Stage, levels: Levels, refine: Refine | None) -> Inversion:

@@ -26,7 +26,7 @@ from .learner import Learner
 from .negative_prompt import NEGATIVE_PROMPT, negative_prompt_embedding
 from .request import LearningRequest, prompt_request
 from .tasks import LearningBar, LearningTask, in_groups
-from .unfinished_run import resting_place
+from .unfinished_run import run_file
 from .watch import HostWatch
 
 log = logging.getLogger("stylediffusion")
@@ -73,10 +73,10 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[Embedding]:
     tasks = [task.checked() for task in tasks]
     bar = LearningBar([sum(task.evaluations()) for task in tasks])
     watches: dict[int, HostWatch] = {}
-    found: dict[int, Embedding] = {}
+    embeddings: dict[int, Embedding] = {}
     try:
         for group in in_groups(tasks):
-            found |= _learn_group(tasks, group, watches, bar)
+            embeddings |= _learn_group(tasks, group, watches, bar)
     except BaseException:
         for watch in watches.values():
             watch.writer.finish()
@@ -85,7 +85,7 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[Embedding]:
     for watch in watches.values():
         watch.writer.clear()
     bar.time_left.end("learnt in")
-    return [found[place] for place in range(len(tasks))]
+    return [embeddings[place] for place in range(len(tasks))]
 
 
 def _learn_group(
@@ -93,30 +93,30 @@ def _learn_group(
     bar: LearningBar,
 ) -> dict[int, Embedding]:
     """Those that share a model and a request; their watches are put among the others."""
-    task, ways = tasks[group[0]], [tasks[place].trajectory for place in group]
+    task, trajectories = tasks[group[0]], [tasks[place].trajectory for place in group]
     model, request = task.model, task.request
-    own = fingerprint(model)
-    for way in ways:
-        warn_if_other(model, way.fingerprint, "the trajectory", own)
+    identity = fingerprint(model)
+    for trajectory in trajectories:
+        warn_if_other(model, trajectory.fingerprint, "the trajectory", identity)
     tokens = None if task.image is None else image_tokens(task.clip_vision, task.image)
-    files = [resting_place(way, tokens, own, request) for way in ways]
+    files = [run_file(trajectory, tokens, identity, request) for trajectory in trajectories]
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):
         clone = differentiable_clone(model)
-        watches |= {place: HostWatch(model, way, request, file, bar, place)
-                    for place, way, file in zip(group, ways, files, strict=True)}
+        watches |= {place: HostWatch(model, trajectory, request, file, bar, place)
+                    for place, trajectory, file in zip(group, trajectories, files, strict=True)}
         results = Learner(
-            clone, ways, tokens, request, [watches[place] for place in group]).run()
-    return {place: _embedding(learnt, way, own, request)
-            for place, way, learnt in zip(group, ways, results, strict=True)}
+            clone, trajectories, tokens, request, [watches[place] for place in group]).run()
+    return {place: _embedding(learnt, trajectory, identity, request)
+            for place, trajectory, learnt in zip(group, trajectories, results, strict=True)}
 
 
 def _embedding(
-    learnt: Learnt, trajectory: Trajectory, own: str, request: LearningRequest
+    learnt: Learnt, trajectory: Trajectory, identity: str, request: LearningRequest
 ) -> Embedding:
     """What was learnt, and that it was learnt with the model of a fingerprint."""
     origin: dict[str, Any] = {
-        "guidance": request.settings.guidance, "prompt": trajectory.prompt, "fingerprint": own,
+        "guidance": request.settings.guidance, "prompt": trajectory.prompt, "fingerprint": identity,
         "losses": tuple(learnt.losses), "ends": trajectory.ends}
     if request.prompt_branch is None:
         return ValueEmbedding(learnt.scale, learnt.shift, **origin)

@@ -47,8 +47,8 @@ class Learner:
         """Have the host make everything ready, for a latent like each and the prompts of all."""
         trajectory = self.trajectories[0]
         positive, negative = (_normal(stacked(prompts)) for prompts in (
-            [own.positive for own in self.trajectories],
-            [own.negative for own in self.trajectories]))
+            [each.positive for each in self.trajectories],
+            [each.negative for each in self.trajectories]))
         control_net = control_net_of(positive)
         frozen = None if control_net is None else FrozenControlNet(control_net)
         if frozen is not None:
@@ -81,15 +81,15 @@ class Learner:
             width, maps = trajectory.positive[0][0].shape[-1], self.request.attends
             preview = memory.preview_bytes(self.watches[0].previewer, latents)
             needed = first.keeps(latents[-1:], width, maps, preview)
-            room = memory.make_room(
+            plan = memory.plan_memory(
                 self.patcher, others, replace(needed, pictures=len(self.trajectories)))
-        model.checkpoints = room.checkpoints
-        for places in room.portions():
+        model.checkpoints = plan.checkpoints
+        for places in plan.portions():
             with torch.enable_grad():
                 self.learnt += self._learn(model, places, latents.device)
             for watch in self.watches[places.start : places.stop]:
                 watch.writer.finish()
-        memory.report(room, latents.device)
+        memory.report(plan, latents.device)
 
     def _model(self, stage: Stage, trajectory: Trajectory) -> HostLearningModel:
         options = stage.model_options
@@ -132,12 +132,12 @@ class Learner:
             mapping = make_mapping(context, tokens, request.seed, request.form).to(device)
             return AdamSolver(mapping, tokens, request.schedule)
         middle = trajectory.steps // 2
-        heard = context[0, :CHUNK_TOKENS].to(device, torch.float32)
+        first_chunk = context[0, :CHUNK_TOKENS].to(device, torch.float32)
         rows = token_root(model.token_gram(latents[middle : middle + 1], middle + 1))
         if self._channels is None:
-            self._channels = channel_root(model.channel_gram(heard))
-        values = whitened_values(request.form, heard, rows, self._channels)
-        return QuasiNewtonSolver(torch.zeros_like(heard), values, request.schedule)
+            self._channels = channel_root(model.channel_gram(first_chunk))
+        values = whitened_values(request.form, first_chunk, rows, self._channels)
+        return QuasiNewtonSolver(torch.zeros_like(first_chunk), values, request.schedule)
 
 
 def _normal(conditioning: Conditioning) -> Conditioning:

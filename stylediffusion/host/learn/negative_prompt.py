@@ -20,8 +20,8 @@ def negative_prompt_embedding(
     text has no room for.
     """
     require_compatible(model, trajectory)
-    own = fingerprint(model)
-    warn_if_other(model, trajectory.fingerprint, "the trajectory", own)
+    identity = fingerprint(model)
+    warn_if_other(model, trajectory.fingerprint, "the trajectory", identity)
     prompt = trajectory.positive[0][0].to("cpu", torch.float32)
     if prompt.shape[1] > CHUNK_TOKENS:
         raise ValueError(
@@ -30,4 +30,4 @@ def negative_prompt_embedding(
             "which does the same at any length")
     return PromptEmbedding(
         prompt.expand(trajectory.steps, -1, -1).clone(), UNCONDITIONAL, guidance=guidance,
-        prompt=trajectory.prompt, fingerprint=own, ends=trajectory.ends)
+        prompt=trajectory.prompt, fingerprint=identity, ends=trajectory.ends)

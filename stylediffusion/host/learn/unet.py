@@ -122,10 +122,10 @@ class HostLearningModel:
 
     def of_pictures(self, rows: Sequence[int]) -> HostLearningModel:
         """The same under the prompts of some of the pictures, which hold a row for each of all."""
-        own = copy.copy(self)
-        own.prompts, own._seen = tuple(
+        model = copy.copy(self)
+        model.prompts, model._seen = tuple(
             [_of_rows(entry, rows) for entry in prompt] for prompt in self.prompts), None
-        return own
+        return model
 
     def token_gram(self, latent: Tensor, level: int) -> Tensor:
         """How tokens [77, 77] of the value input are heard, by one pass."""
@@ -153,10 +153,10 @@ class HostLearningModel:
 
     def _on_corner(self, side: int) -> HostLearningModel:
         """The same, which sees of a latent, and of what goes with it, one corner."""
-        own = copy.copy(self)
-        own.prompts = tuple(
+        model = copy.copy(self)
+        model.prompts = tuple(
             [{**entry, "area": (side, side, 0, 0)} for entry in prompt] for prompt in self.prompts)
-        return own
+        return model
 
     def _noise_with(
         self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor, shift: Tensor,

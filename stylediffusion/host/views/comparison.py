@@ -54,9 +54,9 @@ def edit_labels(count: int, control: Control | None) -> list[str]:
 
 def require_same_size(source: Tensor, painted: Tensor) -> None:
     """Raise ValueError unless an IMAGE has the size of a decoded latent."""
-    own, wanted = (f"{images.shape[2]} x {images.shape[1]}" for images in (source, painted))
-    if own != wanted:
+    given, wanted = (f"{images.shape[2]} x {images.shape[1]}" for images in (source, painted))
+    if given != wanted:
         raise ValueError(
-            f"the image is {own}, but the decoded latent is {wanted}; connect the picture that "
+            f"the image is {given}, but the decoded latent is {wanted}; connect the picture that "
             "was inverted, at the size it was encoded at"
         )

@@ -146,15 +146,15 @@ def test_as_many_are_learnt_together_as_fit(
     model: Any, ways: list[data.Trajectory], alone: list[data.ValueEmbedding],
     chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rooms: list[memory.Room] = []
-    make_room = memory.make_room
+    rooms: list[memory.MemoryPlan] = []
+    make_room = memory.plan_memory
 
-    def little(patcher: Any, others: Any, estimate: memory.Estimate) -> memory.Room:
+    def little(patcher: Any, others: Any, estimate: memory.Estimate) -> memory.MemoryPlan:
         room = make_room(patcher, others, estimate)
         rooms.append(replace(room, free=int(2.5 * estimate.needed[0])))
         return rooms[-1]
 
-    monkeypatch.setattr(memory, "make_room", little)
+    monkeypatch.setattr(memory, "plan_memory", little)
     seen, rows = counted(model)
     found = together(seen, ways, **chosen)
     (room,) = rooms
@@ -168,7 +168,7 @@ def test_as_many_are_learnt_together_as_fit(
 def test_portions_cover_all_pictures_in_order() -> None:
     estimate = memory.Estimate((10, 5, 2), pictures=7)
     for free, sizes in ((9, [1] * 7), (39, [2, 2, 3]), (40, [3, 4]), (700, [7])):
-        portions = memory.Room(estimate, free, memory.Checkpoints.OFF).portions()
+        portions = memory.MemoryPlan(estimate, free, memory.Checkpoints.OFF).portions()
         assert [place for places in portions for place in places] == [*range(7)]
         assert sorted(map(len, portions)) == sizes
 
