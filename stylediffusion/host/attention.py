@@ -189,7 +189,7 @@ class MapRecorder:
 
 
 def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b.
+    """An attn2_patch under which the conditional values are c * s + b; differentiable in s and b.
 
     Tables [77, d], or one for each of the rows [n, 77, d].
     """

@@ -53,7 +53,7 @@ def save_inversion(
     require_text(filename_prefix, "filename_prefix")
     _require_inside(filename_prefix)
     assert trajectory is not None
-    if control_net_of(trajectory.positive) is not None:
+    if control_net_of(trajectory) is not None:
         raise ValueError(
             "the picture was inverted under a ControlNet, which a file does not hold, and without "
             "it the edits would differ; keep DDIM Invert in the graph, or remove its control_net "

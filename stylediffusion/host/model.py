@@ -142,7 +142,7 @@ def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
 
 
 def require_own_prompts(model: ModelPatcher, *prompts: Conditioning) -> None:
-    """Raise ValueError where the CLIP's prompts are of another width than a MODEL hears."""
+    """Raise ValueError where the CLIP's prompts are of another width than a MODEL's."""
     wanted = model.model.model_config.unet_config.get("context_dim")
     pooled = isinstance(model.model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner))
     for cross, extra in (prompt[0] for prompt in prompts):

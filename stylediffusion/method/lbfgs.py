@@ -74,8 +74,8 @@ class Curvature:
         pairs = torch.cat((self.pairs[:, 1:], torch.stack((step, change))[:, None]), 1)
         products = yield Reading(_products(pairs, torch.stack((gradient, step, change), 1)))
         square, curvature, length = (
-            float(products[row, column]) for row, column in ((-1, 0), (2 * PAIRS - 1, 1),
-                                                          (PAIRS - 1, 1)))
+            float(products[row, column])
+            for row, column in ((-1, 0), (2 * PAIRS - 1, 1), (PAIRS - 1, 1)))
         if math.isfinite(square) and not curvature > 1e-10 * length:
             return (yield from self.see(gradient))
         if not self._take(gradient, products[:, 0]):
@@ -99,14 +99,14 @@ class Curvature:
         (Byrd, Nocedal and Schnabel 1994, eq. 3.1): H g = r g + S^T a - r Y^T w, where w = R^-1 S g
         and a = R^-T ((D + r Y Y^T) w - r Y g).
         """
-        count = sum(crossed > 0 for crossed in self.grams[0].diagonal().tolist())
+        count = sum(curvature > 0 for curvature in self.grams[0].diagonal().tolist())
         if not count:
             return self.gradient * (-loss / self.square), -loss
-        crossed, changes = self.grams[:, -count:, -count:]
-        ratio = float(crossed[-1, -1] / changes[-1, -1])
+        curvatures, changes = self.grams[:, -count:, -count:]
+        ratio = float(curvatures[-1, -1] / changes[-1, -1])
         along = self.products[PAIRS - count : PAIRS, None]
         across = self.products[2 * PAIRS - count : 2 * PAIRS, None]
-        upper, diagonal = crossed.triu(), crossed.diagonal().diag()
+        upper, diagonal = curvatures.triu(), curvatures.diagonal().diag()
         w = torch.linalg.solve_triangular(upper, along, upper=True)
         a = torch.linalg.solve_triangular(
             upper.T, (diagonal + ratio * changes) @ w - ratio * across, upper=False)

@@ -31,13 +31,13 @@ class LearningModel(Protocol):
     """What learning needs of a UNet; latents [n, C, h, w] in VP units, fp32."""
 
     def noise(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the prompt that hears nothing of what is learnt; needs no gradient."""
+        """eps of the branch in which nothing is learnt; needs no gradient."""
         ...
 
     def noise_with(
         self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps under the prompt that hears c * s + b, tables [77, d] or [n, 77, d], and, where asked
+        """eps of the other branch under c * s + b, tables [77, d] or [n, 77, d], and, where asked
         for, the `maps` on the way."""
         ...
 
@@ -120,8 +120,8 @@ class Solution:
 class LearningStep:
     """One sampling step, the i-th of N, being learnt: where it starts and what it must reach.
 
-    Latents [1, C, h, w], or a row for every picture; `noise` is that of the prompt that hears
-    nothing. `alphas` are alpha-bar of its level and of the one below.
+    Latents [1, C, h, w], or a row for every picture; `noise` is that of the branch in
+    which nothing is learnt. `alphas` are alpha-bar of its level and of the one below.
     """
 
     index: int

@@ -15,9 +15,9 @@ LOSS_SCALE = "loss_scale"
 class LossScale:
     """What a loss is multiplied by on its way back, kept over a run (Micikevicius et al. 2018).
 
-    The loss is a mean over many elements, so that each hears so little of it that fp16 would round
-    it to zero. Whoever reads a gradient that is not finite lowers the scale, for good, and asks
-    for another forward pass; nothing here reads from a device.
+    The loss is a mean over many elements, so that the gradient of each is so small that fp16 would
+    round it to zero. Whoever reads a gradient that is not finite lowers the scale, for good, and
+    asks for another forward pass; nothing here reads from a device.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""P2Plus: which words of an edit hear the source at which steps, and how strongly.
+"""P2Plus: which words of an edit have the maps of the source at which steps, and how strongly.
 
 Section 3.4 of the paper. Because attention is linear in the value rows, an edited map never has to
 exist: (A_source P) v = A_source (P v). See `edit_plan`.

@@ -33,7 +33,7 @@ def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         beside.write_bytes(content)
         beside.replace(path)
     finally:
-        with suppress(OSError):  # the reason why it could not be written is the one to hear
+        with suppress(OSError):  # the reason why it could not be written is the one to tell
             beside.unlink(missing_ok=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,18 @@ def trajectory(model: Any, control_net: Any) -> data.Trajectory:
 
 def released(trajectory: data.Trajectory) -> data.Trajectory:
     """The same way, without the ControlNet."""
-    bare = [[(tensor, {k: v for k, v in extra.items() if "control" not in k})
-             for tensor, extra in conditioning]
-            for conditioning in (trajectory.positive, trajectory.negative)]
-    return replace(trajectory, positive=bare[0], negative=bare[1])
+    return data.Trajectory(
+        *(getattr(trajectory, field.name) for field in fields(data.Trajectory)))
+
+
+def test_the_conditioning_of_a_trajectory_under_a_control_net_is_plain_data(
+    trajectory: data.Trajectory
+) -> None:
+    assert isinstance(trajectory, control_nets.ControlledTrajectory)
+    for _, extra in (*trajectory.positive, *trajectory.negative):
+        for name, value in extra.items():
+            plain = value is None or isinstance(value, (torch.Tensor, str, int, float, bool))
+            assert plain and "control" not in name
 
 
 def edits(window: prompt_to_prompt.Window, *prompts: str) -> prompt_to_prompt.Control:
@@ -209,7 +217,7 @@ def test_every_step_up_is_by_the_noise_under_the_hosts_own_node(
 def test_strength_0_is_the_same_as_no_control_net(model: Any, control_net: Any) -> None:
     without, idle = inverted(model), inverted(model, control_net, hint(), 0.0)
     assert torch.equal(without.latents, idle.latents)
-    assert control_nets.control_net_of(idle.positive) is None
+    assert control_nets.control_net_of(idle) is None
     for fast in (True, False):
         one, other = learn(model, without, fast), learn(model, idle, fast)
         assert torch.equal(one.scale, other.scale) and torch.equal(one.shift, other.shift)
@@ -239,7 +247,7 @@ def test_learning_under_a_control_net_lowers_the_loss_and_leaves_it_as_it_was(
     for name, tensor in after.items():
         assert torch.equal(tensor, kept[name][0]) and tensor.grad is None, name
         assert tensor.requires_grad == kept[name][1], name
-    used = control_nets.control_net_of(way.positive)
+    used = control_nets.control_net_of(way)
     assert used.cond_hint is None and used.previous_controlnet is None
     assert golden.relative(learn(model, released(way), fast).scale, embedding.scale) > 1e-3
 

@@ -13,6 +13,7 @@ from ...method.data import Trajectory
 from ...method.edit_plan import make_plan
 from ...method.layers import supervising_layers
 from ...method.prompt_to_prompt import Control
+from ..control_nets import control_net_of, under
 from ..latent_units import k_to_vp, vp_to_k
 from ..text_encoder import stacked
 from .between_steps import BetweenSteps, stepwise
@@ -44,7 +45,9 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         """The source's prompt and those of a control's targets, a row each."""
         targets = () if control is None else control.targets
         prompts = [self.trajectory.positive, *(target.conditioning for target in targets)]
-        self.set_conds(stacked(prompts), self.trajectory.negative)
+        control_net = control_net_of(self.trajectory)
+        self.set_conds(
+            under(control_net, stacked(prompts)), under(control_net, self.trajectory.negative))
 
     def sample(
         self, noise: Tensor, latent_image: Tensor, sampler: comfy.samplers.Sampler, sigmas: Tensor,

@@ -20,7 +20,7 @@ from ...method.schedule import Levels, make_levels
 from .. import text_encoder
 from ..attention import LayerFinder, uncompiled, with_patch
 from ..caching import Asked, may_cache
-from ..control_nets import under
+from ..control_nets import ControlledTrajectory, under
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
 from ..latent_units import vp_to_k
 from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
@@ -108,14 +108,13 @@ def invert_latent(
             "can be edited"
         )
     levels = make_levels(steps, training_alphas(model))
-    positive, negative = (
-        under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
+    positive, negative = (text_encoder.encode(clip, words) for words in (prompt, negative_prompt))
     require_own_prompts(model, positive, negative)
     identity = fingerprint(model)
-    inversion = run_inversion(model, samples, positive, levels, refine)
-    return Trajectory(
-        inversion.latents, levels, prompt, negative_prompt, positive, negative, inversion.layers,
-        identity)
+    inversion = run_inversion(model, samples, under(control_net, positive), levels, refine)
+    parts = (inversion.latents, levels, prompt, negative_prompt, positive, negative,
+             inversion.layers, identity)
+    return Trajectory(*parts) if control_net is None else ControlledTrajectory(*parts, control_net)
 
 
 def run_inversion(

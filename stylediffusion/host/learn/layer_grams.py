@@ -1,4 +1,4 @@
-"""How strongly tokens and channels of the value input are heard: the fast preset's scale."""
+"""How strongly tokens and channels of the value input tell: the fast preset's scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..attention import (
 class TokenGram:
     """Sums A^T A [77, 77] over heads, cells and layers, one layer's map at a time.
 
-    Chunks of a longer prompt hear the same table and are folded together.
+    Chunks of a longer prompt have the same table and are folded together.
     """
 
     def __init__(self) -> None:

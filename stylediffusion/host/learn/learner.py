@@ -49,14 +49,12 @@ class Learner:
         positive, negative = (_normal(stacked(prompts)) for prompts in (
             [each.positive for each in self.trajectories],
             [each.negative for each in self.trajectories]))
-        control_net = control_net_of(positive)
+        control_net = control_net_of(trajectory)
         frozen = None if control_net is None else FrozenControlNet(control_net)
-        if frozen is not None:
-            positive, negative = under(frozen, positive), under(frozen, negative)
         try:
             with torch.no_grad():
                 on_stage(
-                    self.patcher, positive, negative,
+                    self.patcher, under(frozen, positive), under(frozen, negative),
                     trajectory.levels.sigmas.to(torch.float32), trajectory.noise.clone(),
                     self.work, cfg=self.request.settings.guidance)
         finally:
@@ -93,7 +91,7 @@ class Learner:
 
     def _model(self, stage: Stage, trajectory: Trajectory) -> HostLearningModel:
         options = stage.model_options
-        if control_net_of(trajectory.positive) is not None:
+        if control_net_of(trajectory) is not None:
             options = with_copied_skips(options)
         layers = supervising_layers(trajectory.layers, *trajectory.latents.shape[-2:])
         return HostLearningModel(

@@ -90,7 +90,7 @@ def in_groups(tasks: Sequence[LearningTask]) -> list[list[int]]:
 def _shared(task: LearningTask) -> Hashable:
     latents, trajectory = task.trajectory.latents, task.trajectory
     fast = isinstance(task.request.schedule, QuasiNewtonSchedule)
-    if not fast or control_net_of(trajectory.positive) is not None:
+    if not fast or control_net_of(trajectory) is not None:
         return None
     prompts = trajectory.positive[0][0].shape, trajectory.negative[0][0].shape
     levels = tuple(trajectory.levels.alphas_cumprod.tolist())

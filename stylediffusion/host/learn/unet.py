@@ -85,13 +85,13 @@ class HostLearningModel:
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def noise(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the prompt that hears nothing of what is learnt."""
+        """eps of the branch in which nothing is learnt."""
         return self.noise_of(latent, level, 1 - self.branch, self.options)
 
     def noise_with(
         self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps and maps under the prompt that hears c * s + b."""
+        """eps and maps of the other branch under c * s + b."""
         return self._noise_with(self.options, latent, level, scale, shift, maps)
 
     def maps(self, latent: Tensor, level: int) -> list[Tensor]:
@@ -128,7 +128,7 @@ class HostLearningModel:
         return model
 
     def token_gram(self, latent: Tensor, level: int) -> Tensor:
-        """How tokens [77, 77] of the value input are heard, by one pass."""
+        """How strongly tokens [77, 77] of the value input tell, by one pass."""
         seen = TokenGram()
         options = with_replacements(self.options, self.layers, seen.replacement)
         with torch.no_grad():
@@ -136,7 +136,7 @@ class HostLearningModel:
         return seen.gram
 
     def channel_gram(self, context: Tensor) -> Tensor:
-        """How channels [d, d] of the value input are heard, for a prompt [77, d] of any words."""
+        """How strongly its channels [d, d] tell, for a prompt [77, d] of any words."""
         return channel_gram(
             self.model.diffusion_model, context.to(self.model.get_dtype_inference()))
 
@@ -173,7 +173,7 @@ class HostLearningModel:
         return self.noise_of(latent, level, self.branch, options), recorder.maps
 
     def _value_patch(self, scale: Tensor, shift: Tensor) -> AttentionPatch:
-        """c * s + b, computed once for all layers that hear the same; but a block that is computed
+        """c * s + b, computed once for all layers that have the same; but a block that is computed
         again must compute what it did before."""
         patch = value_patch(scale, shift)
         return patch if self.checkpoints == Checkpoints.TRANSFORMERS else computed_once(patch)

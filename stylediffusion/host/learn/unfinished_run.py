@@ -119,7 +119,7 @@ def run_file(trajectory: Trajectory, image_tokens: Tensor | None, *more: Any) ->
         if tensor is not None:
             digest.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
     words = (trajectory.fingerprint, trajectory.prompt, trajectory.negative_prompt,
-             identity(control_net_of(trajectory.positive)), *more)
+             identity(control_net_of(trajectory)), *more)
     digest.update(repr(words).encode())
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)

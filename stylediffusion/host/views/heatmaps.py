@@ -22,6 +22,7 @@ from ...prompts.positions import positions_of
 from ...prompts.words import bare, listed, nearest
 from .. import text_encoder
 from ..attention import uncompiled, with_replacements
+from ..control_nets import control_net_of, under
 from ..edit.request import Edit
 from ..edit.sampling import sample_edits
 from ..inputs import one_picture
@@ -101,8 +102,9 @@ def watch_trajectory(edit: Edit, heat: PromptHeat) -> None:
             stage.denoised(latent_k, stage.sigmas[step], options)
             bar.update(1)
 
+    prompt = under(control_net_of(trajectory), trajectory.positive)
     on_stage(
-        edit.model, trajectory.positive, trajectory.positive, trajectory.levels.sampling_sigmas(),
+        edit.model, prompt, prompt, trajectory.levels.sampling_sigmas(),
         vp_to_host(edit.model, trajectory.noise), watch)
 
 

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.utils
 import pytest
 import torch
 from stylediffusion_pack.nodes import learn as nodes
+from stylediffusion_pack.stylediffusion.host.control_nets import ControlledTrajectory
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
@@ -252,7 +253,7 @@ def test_only_what_can_share_its_passes_is_grouped(
     way, fast = ways[0], request()
     longer = replace(way, positive=[(way.positive[0][0].repeat(1, 2, 1), {})])
     wider = replace(way, latents=way.latents.repeat(1, 1, 1, 2))
-    under = replace(way, positive=[(way.positive[0][0], {"control": object()})])
+    under: Any = ControlledTrajectory(**vars(way), control_net=cast(Any, object()))
     other_levels = replace(way, levels=make_levels(STEPS, torch.linspace(
         0.99, 0.005, 1000, dtype=torch.float64)))
 
