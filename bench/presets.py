@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import loading, scenes
+from demo import drawing, loading, scenes
 from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
@@ -138,7 +138,7 @@ def measured_edit(trial: Trial, place: int, source: Tensor, edit: Tensor) -> dic
 
 def picture(scene: scenes.Scene) -> Tensor:
     """A scene as the host's IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(drawing.draw(scene), dtype=np.float32) / 255)[None]
 
 
 def summary(results: list[dict[str, Any]], presets: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from demo import scenes
+from demo import drawing, scenes
 from development import examples
 from development.examples import Prompt, node_of
 from development.server import Progress, Server
@@ -120,7 +120,7 @@ def measure(pictures: Pictures) -> dict[str, Any]:
     rows = zip(pictures.targets, pictures.true_edits, pictures.edits, pictures.ddim_edits,
                strict=True)
     for target, true, edit, plain in rows:
-        changed = scenes.changed_mask(picture(source), picture(true))
+        changed = drawing.changed_mask(picture(source), picture(true))
         inside = torch.from_numpy(changed)
         names = judge.name(seen, torch.stack([true, edit, plain]).permute(0, 3, 1, 2))
         edits.append({

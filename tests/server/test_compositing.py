@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes
+from demo import drawing
 from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, Server
@@ -22,7 +22,7 @@ FEATHER = 12
 
 def photo() -> bytes:
     """The demo's scene, larger, and with a grain that no VAE gives back."""
-    image = scenes.draw(trials.DEMO.scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    image = drawing.draw(trials.DEMO.scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     grain = Image.effect_noise((WIDTH, HEIGHT), 40).convert("RGB")
     written = io.BytesIO()
     Image.blend(image, grain, 0.1).save(written, "PNG")

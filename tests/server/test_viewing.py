@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes
+from demo import drawing
 from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server, cached_nodes
@@ -67,8 +67,8 @@ def test_a_word_looks_at_its_thing_in_the_inversion(
     pictures: dict[str, list[torch.Tensor]]
 ) -> None:
     trial = trials.DEMO
-    source, recoloured = scenes.draw(trial.scene), scenes.draw(trial.edits[0])
-    thing = torch.from_numpy(scenes.changed_mask(source, recoloured))
+    source, recoloured = drawing.draw(trial.scene), drawing.draw(trial.edits[0])
+    thing = torch.from_numpy(drawing.changed_mask(source, recoloured))
     cat, city = (mask[..., 0] for mask in pictures["shown inversion"])
     assert cat.shape == thing.shape and cat.max() == city.max() == 1
     assert cat[thing].mean() > 2 * cat[~thing].mean()
@@ -93,7 +93,7 @@ def test_the_sheet_shows_source_reconstruction_and_edits(
     graph: Prompt, pictures: dict[str, list[torch.Tensor]]
 ) -> None:
     painted = pictures[examples.node_of(graph, "SaveImage")]
-    source = torch.from_numpy(np.asarray(scenes.draw(trials.DEMO.scene)).copy()).float() / 255
+    source = torch.from_numpy(np.asarray(drawing.draw(trials.DEMO.scene)).copy()).float() / 255
     (sheet,) = pictures["sheet"]
     places = [(52, 16), (52, 288), (364, 16), (364, 288)]
     for (top, left), wanted in zip(places, [source, *painted], strict=True):
@@ -106,7 +106,7 @@ def test_the_report_is_on_the_node_and_true(
     graph: Prompt, entry: dict[str, Any], pictures: dict[str, list[torch.Tensor]]
 ) -> None:
     painted = pictures[examples.node_of(graph, "SaveImage")]
-    source = torch.from_numpy(np.asarray(scenes.draw(trials.DEMO.scene)).copy()).float() / 255
+    source = torch.from_numpy(np.asarray(drawing.draw(trials.DEMO.scene)).copy()).float() / 255
     (report,) = entry["outputs"]["sheet"]["text"]
     first, _, ceiling = report.partition(", ceiling (VAE alone) ")
     reached = float(first.removeprefix("reconstruction ").removesuffix(" dB"))
