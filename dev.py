@@ -56,7 +56,7 @@ at once. An interrupted set-up is repaired by the next command.
   STYLEDIFFUSION_CPU=1       the same as --cpu
 """
 MODULES = {
-    "demo": "development.demo", "test": "pytest", "serve": "development.serve",
+    "demo": "training.demo", "test": "pytest", "serve": "development.serve",
     "lint": "development.checks", "graphs": "development.graphs",
     "locales": "development.locales", "pictures": "development.pictures", "train": "training.train",
     "evaluate": "training.evaluate", "edits": "edits",

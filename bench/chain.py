@@ -19,7 +19,7 @@ from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_value_embedding
 from stylediffusion.host.learn.request import LearningRequest
-from stylediffusion.method.data import Trajectory, ValueEmbedding
+from stylediffusion.method.data import Embedding, Trajectory
 from stylediffusion.method.layers import supervising_layers
 from stylediffusion.method.learning import LearningSettings
 from stylediffusion.method.prompt_to_prompt import Control, Window
@@ -69,7 +69,7 @@ class Chain:
     enough: float = ENOUGH
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     trajectory: Trajectory = field(init=False)
-    embedding: ValueEmbedding = field(init=False)
+    embedding: Embedding = field(init=False)
     control: Control = field(init=False)
     alone: Tensor = field(init=False)
     rows: Tensor = field(init=False)
@@ -145,7 +145,7 @@ class Chain:
         found = self._rows(self.control, embedding, trajectory)
         return Verdict(torch.equal(self.rows, found), "")
 
-    def _rows(self, control: Control | None, embedding: ValueEmbedding | None,
+    def _rows(self, control: Control | None, embedding: Embedding | None,
               trajectory: Trajectory | None = None) -> Tensor:
         """VP latents [1 + targets, C, h, w] on the CPU."""
         found = sample_edits(Edit(

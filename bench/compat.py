@@ -108,7 +108,7 @@ def trained(width: int, height: int) -> dict[str, Verdict]:
         demo, scene = subjects.load("demo"), subjects.trials.DEMO
         clip, vae = subjects.loading.load_clip(), subjects.loading.load_vae()
         picture = comfy.utils.common_upscale(
-            torch.from_numpy(subjects.np.array(subjects.scenes.draw(scene.scene))).movedim(
+            torch.from_numpy(subjects.np.array(subjects.drawing.draw(scene.scene))).movedim(
                 -1, 0)[None].float() / 255, width, height, "bilinear", "disabled")
         samples = vae.encode(picture.movedim(1, -1))
     source = subjects.scenes.caption(scene.scene)

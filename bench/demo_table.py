@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from demo import scenes
+from demo import drawing, scenes
 from edits.measuring import Seen, measure, one
 from stylediffusion.measures.structure import spatial_descriptors, structure_distance
 from training import judge
@@ -32,10 +32,10 @@ def write(folder: Path) -> Path:
 
 def _lines(folder: Path, name: str, edits: list[SceneEdit]) -> Iterator[dict[str, str]]:
     source = f"{name}.png"
-    scenes.draw(edits[0].scene).save(folder / source)
+    drawing.draw(edits[0].scene).save(folder / source)
     for edit in edits:
         truth = f"{name}_true_{edit.kind}.png"
-        scenes.draw(edit.wanted).save(folder / truth)
+        drawing.draw(edit.wanted).save(folder / truth)
         yield {"prompt": scenes.caption(edit.scene), "image_path": source,
                "target": scenes.caption(edit.wanted), "blend_word": edit.blend_words,
                "edit_type": edit.kind, "true_edit": truth}

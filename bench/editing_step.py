@@ -52,7 +52,8 @@ class EditSteps:
         self.keys = [(x.block, x.number) for x in layers]
         width = subject.positive[0][0].shape[-1]
         embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width),
-                                   torch.zeros(STEPS, TOKENS, width), 7.5, "", "", ())
+                                   torch.zeros(STEPS, TOKENS, width),
+                                   guidance=7.5, prompt="", fingerprint="")
         self.control = make_control(subject, mode)
         plan = make_plan(self.control, embedding, STEPS, self.x.device)
         self.run = EditRun(plan, layers, self.supervising)

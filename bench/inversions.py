@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from demo import scenes
-from stylediffusion.drawing.metrics import psnr
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
 from stylediffusion.host.invert.inversion import invert_latent
 from stylediffusion.host.learn.embedding import learn_value_embedding, negative_prompt_embedding
-from stylediffusion.method.data import Trajectory
+from stylediffusion.method.data import Embedding, Trajectory
 from stylediffusion.method.fixed_point import ANDERSON, DDIM, EASY, FIXED_POINT, refinement
 from training import trials
+from training.editing import decibels
 from training.trials import Trial
 
 from .presets import (
@@ -55,7 +55,7 @@ def run_trial(parts: Parts, trial: Trial) -> dict[str, Any]:
     """All inversions of one scene."""
     source = picture(trial.scene)
     latent = {"samples": parts.vae.encode(source)}
-    ceiling = psnr(parts.vae.decode(latent["samples"]).clamp(0, 1)[0], source[0])
+    ceiling = decibels(parts.vae.decode(latent["samples"]).clamp(0, 1)[0], source[0])
     found: dict[str, Any] = {"trial": str(trial), "ceiling_db": ceiling}
     for inversion in INVERSIONS:
         counter, model = RowCounter(), parts.model.clone()
@@ -79,7 +79,7 @@ def came_back(
     for guidance in (1.0, 7.5):
         samples = sample_edits(Edit(parts.model, trajectory, None, None, guidance))["samples"]
         found[f"error_{guidance:g}"] = float((samples - latent).norm() / latent.norm())
-        found[f"db_{guidance:g}"] = psnr(parts.vae.decode(samples).clamp(0, 1)[0], source[0])
+        found[f"db_{guidance:g}"] = decibels(parts.vae.decode(samples).clamp(0, 1)[0], source[0])
     return found
 
 
@@ -87,7 +87,7 @@ def edited(
     parts: Parts, trial: Trial, trajectory: Trajectory, source: Tensor, repair: str
 ) -> dict[str, Any]:
     """A colour and an object edit of the trial, as one of `REPAIRS` paints them."""
-    embedding = None
+    embedding: Embedding | None = None
     if repair == "negative prompt":
         embedding = negative_prompt_embedding(parts.model, trajectory)
     elif repair == "fast":
@@ -100,7 +100,7 @@ def edited(
         )["samples"]
     )
     painted = painted.clamp(0, 1)
-    return {"reconstruction_db": psnr(painted[0], source[0]),
+    return {"reconstruction_db": decibels(painted[0], source[0]),
             "edits": [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stylediffusion.host import model as host_model
 from stylediffusion.host.autograd.checkpoints import Checkpoints
+from stylediffusion.host.latent_units import vp_to_k
 from stylediffusion.host.learn.unet import HostLearningModel
 from stylediffusion.method import adam, learning, schedule, value_embedding
 from stylediffusion.method.layers import supervising_layers
@@ -53,7 +54,7 @@ class InnerSteps:
 
     def plain(self) -> Work:
         """One conditional forward pass of the host, as it samples."""
-        x = schedule.vp_to_k(self.latent, float(self.sigma))
+        x = vp_to_k(self.latent, float(self.sigma))
 
         def forward() -> None:
             with torch.no_grad():

@@ -31,15 +31,17 @@ ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
     "drawing/compositing": [], "drawing/sheets": [],
     "method/adam": ["method/learning"], "method/alignment": ["prompts/positions"],
-    "method/data": [], "method/ddim": [], "method/edit_plan": [], "method/layers": [],
-    "method/lbfgs": [], "method/learning": [], "method/local_blend": [], "method/loss_scale": [],
-    "method/preconditioner": [], "method/prompt_to_prompt": ["method/edit_plan", "method/sweep"],
+    "method/data": [], "method/ddim": [], "method/edit_plan": [], "method/fixed_point": [],
+    "method/layers": ["method/data"], "method/lbfgs": [], "method/learning": [],
+    "method/local_blend": [], "method/loss_scale": [], "method/preconditioner": [],
+    "method/prompt_to_prompt": ["method/edit_plan", "method/sweep"],
     "method/quasi_newton": ["method/learning", "method/lbfgs"], "method/schedule": [],
     "method/sweep": [], "method/value_embedding": [],
     "prompts/notation": ["prompts/words"], "prompts/positions": ["prompts/words"],
     "prompts/quoting": [], "prompts/words": ["prompts/positions"],
     "storage/inversion_file": ["storage/hostile_files"], "storage/learning_file": [],
-    "storage/writing": [],
+    "storage/reading": ["storage/inversion_file", "storage/learning_file", "storage/hostile_files"],
+    "storage/writing": ["storage/learning_file"],
 }
 """The modules that are tried, and whose tests they meet beside their own."""
 SWAPPED: dict[type[ast.AST], Any] = {

@@ -24,10 +24,11 @@ from stylediffusion.host import text_encoder
 from stylediffusion.host.edit import sampling
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert import inversion
+from stylediffusion.host.latent_units import vp_to_host
 from stylediffusion.host.learn.embedding import learn_embeddings
 from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.learn.tasks import LearningTask
-from stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion.method.alignment import Alignment
 from stylediffusion.method.data import Trajectory, ValueEmbedding
 from stylediffusion.method.prompt_to_prompt import Control, Target, Window, WordMasks
@@ -82,7 +83,7 @@ def edited(subject: subjects.Subject, trajectory: Trajectory, edits: Control) ->
     """The same steps with a value embedding and the edits."""
     width = subject.positive[0][0].shape[-1]
     embedding = ValueEmbedding(torch.ones(STEPS, TOKENS, width), torch.zeros(STEPS, TOKENS, width),
-                               GUIDANCE, "", trajectory.fingerprint, ())
+                               guidance=GUIDANCE, prompt="", fingerprint=trajectory.fingerprint)
     parts = sampling.sampling_parts(Edit(subject.model, trajectory, embedding, edits, GUIDANCE))
     return sampled(parts.guider.sample, parts.latent["samples"], trajectory)
 

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import loading, scenes
-from stylediffusion.drawing.metrics import psnr
+from demo import drawing, loading, scenes
 from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
@@ -25,10 +24,11 @@ from stylediffusion.host.learn.embedding import learn_prompt_embedding, learn_va
 from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.model import ModelPatcher
 from stylediffusion.method.adam import AdamSchedule
-from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Trajectory
+from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Embedding, Trajectory
 from stylediffusion.method.local_blend import Blend
 from stylediffusion.method.prompt_to_prompt import Control, Window
 from training import judge, trials
+from training.editing import decibels
 from training.trials import Trial
 
 from .timing import clock
@@ -88,7 +88,7 @@ def run_trial(parts: Parts, trial: Trial, presets: Sequence[str]) -> dict[str, A
     trajectory = invert_latent(
         parts.model, parts.clip, latent, scenes.caption(trial.scene), "", STEPS)
     ceiling = parts.vae.decode(latent["samples"]).clamp(0, 1)[0]
-    found: dict[str, Any] = {"trial": str(trial), "ceiling_db": psnr(ceiling, source[0])}
+    found: dict[str, Any] = {"trial": str(trial), "ceiling_db": decibels(ceiling, source[0])}
     control = control_for(parts, trial, trajectory)
     for preset in presets:
         found[preset] = run_preset(parts, trial, source, trajectory, control, preset)
@@ -110,7 +110,8 @@ def run_preset(
     counter, model = RowCounter(), parts.model.clone()
     model.set_model_unet_function_wrapper(counter)
     tower, image = (parts.vision, source) if preset == "exact" else (None, None)
-    started, embedding = clock(), None
+    embedding: Embedding | None = None
+    started = clock()
     if preset in COMPANIONS:
         embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
     elif preset != "direct":
@@ -122,7 +123,7 @@ def run_preset(
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
     return {"rows": counter.rows, "inner_steps": 0 if embedding is None else len(embedding.losses),
-            "seconds": round(seconds, 2), "reconstruction_db": psnr(painted[0], source[0]),
+            "seconds": round(seconds, 2), "reconstruction_db": decibels(painted[0], source[0]),
             "edits": edits}
 
 
@@ -131,13 +132,13 @@ def measured_edit(trial: Trial, place: int, source: Tensor, edit: Tensor) -> dic
     true = picture(trial.edits[place])[0]
     inside = (true - source).abs().amax(-1) > 0
     names = judge.name(judge.load(), torch.stack([true, edit]).permute(0, 3, 1, 2))
-    return {"inside_db": psnr(edit, true, inside), "outside_db": psnr(edit, true, ~inside),
+    return {"inside_db": decibels(edit, true, inside), "outside_db": decibels(edit, true, ~inside),
             "right": names[0] == names[1]}
 
 
 def picture(scene: scenes.Scene) -> Tensor:
     """A scene as the host's IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(drawing.draw(scene), dtype=np.float32) / 255)[None]
 
 
 def summary(results: list[dict[str, Any]], presets: Sequence[str]) -> dict[str, Any]:

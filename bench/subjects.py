@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo import loading, scenes
+from demo import drawing, loading, scenes
 from stylediffusion.host.attention import LayerFinder, with_patch
 from stylediffusion.host.model import ModelPatcher
 from stylediffusion.method.data import Conditioning
@@ -81,7 +81,7 @@ def load(name: str, side: int = 64) -> Subject:
 def _demo() -> Subject:
     clip, vae, scene = loading.load_clip(), loading.load_vae(), trials.DEMO.scene
     tower = loading.load_vision()
-    picture = torch.from_numpy(np.asarray(scenes.draw(scene), dtype=np.float32) / 255)[None]
+    picture = torch.from_numpy(np.asarray(drawing.draw(scene), dtype=np.float32) / 255)[None]
     latent = vae.encode(picture) * loading.parts.LATENT_SCALE
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                           for text in (scenes.caption(scene), ""))

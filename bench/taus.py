@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from demo import scenes
-from stylediffusion.drawing.metrics import psnr
 from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.invert.inversion import invert_latent
@@ -23,6 +22,7 @@ from stylediffusion.method.prompt_to_prompt import Window
 from stylediffusion.method.sweep import cells
 from stylediffusion.prompts.notation import make_axes
 from training import judge
+from training.editing import decibels
 from training.unseen_edits import KINDS, SCENES, SceneEdit, chosen_edits
 
 from .presets import BLEND, STEPS, Parts, load_parts, picture, request_for
@@ -44,8 +44,8 @@ def measured(parts: Parts, edits: list[SceneEdit]) -> Iterator[tuple[str, str, d
         for label, painted in painted_cells(parts, trajectory, embedding, edit):
             names = judge.name(judge.load(), torch.stack([true, painted]).permute(0, 3, 1, 2))
             yield edit.kind, label, {
-                "inside_db": psnr(painted, true, inside),
-                "outside_db": psnr(painted, true, ~inside) if (~inside).any() else None,
+                "inside_db": decibels(painted, true, inside),
+                "outside_db": decibels(painted, true, ~inside) if (~inside).any() else None,
                 "right": names[0] == names[1],
             }
 

@@ -30,6 +30,12 @@ def prompt(name: str) -> Prompt:
     return read(API / f"{name}.json")
 
 
+def node_of(prompt: Prompt, kind: str) -> str:
+    """The id of the one node of a type."""
+    (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
+    return node_id
+
+
 def models(name: str) -> list[dict[str, str]]:
     """The files that an example asks for: name, address and folder of each."""
     return [model for node in workflow(name)["nodes"]

@@ -15,8 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from training.demo import write_demo
+
 from . import browser, examples
-from .demo import write_demo
 from .environment import ensure
 from .examples import EXAMPLES, FOLDER
 from .places import ROOT

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..demo import scenes
+from ..demo import drawing, scenes
 from .sockets import CATEGORY, EVERY_SEED
 
 
@@ -80,7 +80,7 @@ class DemoScene(io.ComfyNode):
     ) -> io.NodeOutput:
         triple = (inputs["object"], colour, place)
         scene = scenes.scene_of(triple, style, random.Random(seed))
-        pixels = np.asarray(scenes.draw(scene), dtype=np.float32) / 255
+        pixels = np.asarray(drawing.draw(scene), dtype=np.float32) / 255
         return io.NodeOutput(torch.from_numpy(pixels)[None], scenes.caption(scene))
 
 

@@ -235,8 +235,8 @@ class KeepPixels(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, edits: Any, mask: Any, feather: int) -> io.NodeOutput:
-        found = keep_pixels(image, edits, mask, feather)
-        return io.NodeOutput(found.images, found.difference, ui=ui.PreviewText(found.report))
+        kept = keep_pixels(image, edits, mask, feather)
+        return io.NodeOutput(kept.images, kept.difference, ui=ui.PreviewText(kept.report))
 
 
 NODES: list[type[io.ComfyNode]] = [P2PlusController, Sample, P2PlusGuider, KeepPixels]

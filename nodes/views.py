@@ -207,10 +207,10 @@ class EditMetrics(io.ComfyNode):
         cls, reference: Any, edit: Any, mask: Any = None, looked_at: Any = None, prompt: str = "",
         source_prompt: str = "", networks: bool = True,
     ) -> io.NodeOutput:
-        found = measure_edit(
+        measured = measure_edit(
             reference, edit, mask, looked_at, prompt, source_prompt, networks)
         return io.NodeOutput(
-            found.report, *found.means.values(), ui=ui.PreviewText(found.report))
+            measured.report, *measured.means.values(), ui=ui.PreviewText(measured.report))
 
 
 NODES: list[type[io.ComfyNode]] = [Heatmaps, ComparisonSheet, TauSweep, EditMetrics]

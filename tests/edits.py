@@ -9,7 +9,8 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import k_to_vp, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -81,11 +82,12 @@ def control_of(
 
 
 def embedding_of(model: Any) -> data.ValueEmbedding:
-    return data.ValueEmbedding(SCALE, SHIFT, GUIDANCE, "", fingerprint(model), ())
+    return data.ValueEmbedding(
+        SCALE, SHIFT, guidance=GUIDANCE, prompt="", fingerprint=fingerprint(model))
 
 
 def sampled(
-    model: Any, trajectory: data.Trajectory, embedding: data.ValueEmbedding | None,
+    model: Any, trajectory: data.Trajectory, embedding: data.Embedding | None,
     wanted: prompt_to_prompt.Control | None,
 ) -> list[torch.Tensor]:
     """VP latents [rows, C, h, w] after every step, by the guider of the Sample node."""
@@ -94,7 +96,7 @@ def sampled(
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
         if step:
-            seen.append(schedule.k_to_vp(x, float(parts.sigmas[step])).clone())
+            seen.append(k_to_vp(x, float(parts.sigmas[step])).clone())
 
     start = parts.latent["samples"]
     final = parts.guider.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas,

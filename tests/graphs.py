@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from development import editing
+from development import examples
 from development.examples import Prompt
 
 PREFIX = "StyleDiffusion"
@@ -13,7 +13,7 @@ INVERT, LEARN, CONTROL, SAMPLE = (
 
 def changed(prompt: Prompt, kind: str, /, **inputs: Any) -> Prompt:
     copied = copy.deepcopy(prompt)
-    copied[editing.node_of(copied, kind)]["inputs"].update(inputs)
+    copied[examples.node_of(copied, kind)]["inputs"].update(inputs)
     return copied
 
 

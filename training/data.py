@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from demo import scenes
+from demo import drawing, scenes
 
 log = logging.getLogger("training.train")
 
@@ -187,7 +187,7 @@ def averaged(name: str, budget: Budget, part: str, module: torch.nn.Module) -> A
 
 def pixels(drawn: list[scenes.Scene]) -> Tensor:
     """Pictures of scenes as [B, 3, 128, 128] in 0..1."""
-    stack = np.stack([np.asarray(scenes.draw(s)) for s in drawn])
+    stack = np.stack([np.asarray(drawing.draw(s)) for s in drawn])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
 
 

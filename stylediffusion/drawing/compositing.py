@@ -54,9 +54,9 @@ def keep_pixels(
     images = photo.expand(len(decoded), *photo.shape).clone()
     first = len(decoded) - len(masks)
     differences, shares = [0.0], [1.0] * first
-    for number, (edit, own) in enumerate(zip(decoded[first:], masks, strict=True), 1):
-        _warn_of(own, number)
-        weight = edit_weight(own, _size(edit), size, _size(photo), feather)
+    for number, (edit, shown) in enumerate(zip(decoded[first:], masks, strict=True), 1):
+        _warn_of(shown, number)
+        weight = edit_weight(shown, _size(edit), size, _size(photo), feather)
         whole = placed(rearrange(edit.to(photo), "h w c -> c h w"), size, _size(photo), "bicubic")
         image = composed(photo, rearrange(whole.clamp(0, 1), "c h w -> h w c"), weight)
         kept = weight == 0
@@ -222,9 +222,9 @@ def _masks(mask: Tensor | None, count: int, edits: Size, full: Size) -> Tensor:
             "mask, and all pictures that VAE Decode makes of its latent"
         )
     if _size(masks[0]) not in (edits, full):
-        own, small, large = (f"{size[1]} x {size[0]}" for size in (_size(masks[0]), edits, full))
+        given, small, large = (f"{size[1]} x {size[0]}" for size in (_size(masks[0]), edits, full))
         raise ValueError(
-            f"the mask is {own}, but the edits are {small} and the photo is {large}; connect "
+            f"the mask is {given}, but the edits are {small} and the photo is {large}; connect "
             "Sample's mask, or one painted on the photo"
         )
     return masks

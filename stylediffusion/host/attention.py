@@ -19,8 +19,7 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from einops import rearrange
 from torch import Tensor
 
-from ..method.data import NULL_TEXT, TEXT_EMBEDDING, VALUE_EMBEDDING
-from ..method.edit_plan import CONDITIONAL, UNCONDITIONAL
+from ..method.data import CONDITIONAL, UNCONDITIONAL
 from ..method.layers import AttentionLayer
 from ..method.value_embedding import value_input
 
@@ -29,7 +28,6 @@ AttentionPatch = Callable[
     [Tensor, Tensor, Tensor, ExtraOptions], tuple[Tensor, Tensor, Tensor]
 ]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
-HEARD_BY = {VALUE_EMBEDDING: CONDITIONAL, TEXT_EMBEDDING: CONDITIONAL, NULL_TEXT: UNCONDITIONAL}
 
 
 def uncompiled(model_options: dict[str, Any]) -> dict[str, Any]:
@@ -87,9 +85,9 @@ def _occupant(model_options: dict[str, Any], layer: AttentionLayer) -> Attention
                       placed.get((layer.block, layer.number)))
 
 
-def _chained(own: AttentionReplacement, previous: AttentionReplacement) -> AttentionReplacement:
+def _chained(ours: AttentionReplacement, previous: AttentionReplacement) -> AttentionReplacement:
     def replacement(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-        return own(q, k, v, extra) + previous(q, k, v, extra) - fused_attention(q, k, v, extra)
+        return ours(q, k, v, extra) + previous(q, k, v, extra) - fused_attention(q, k, v, extra)
 
     return replacement
 
@@ -125,9 +123,9 @@ def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
 
     Where another node shrinks the activations of some steps, they are interpolated.
     """
-    own = extra["activations_shape"][-2:]
-    grid = sums.unflatten(-1, own)
-    if tuple(own) == (layer.height, layer.width):
+    size = extra["activations_shape"][-2:]
+    grid = sums.unflatten(-1, size)
+    if tuple(size) == (layer.height, layer.width):
         return grid
     fitted = F.interpolate(grid.flatten(0, -3)[None], (layer.height, layer.width), mode="bilinear")
     return fitted[0].unflatten(0, grid.shape[:-2])
@@ -191,7 +189,7 @@ class MapRecorder:
 
 
 def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which conditional rows hear c * s + b; differentiable in s and b.
+    """An attn2_patch under which the conditional values are c * s + b; differentiable in s and b.
 
     Tables [77, d], or one for each of the rows [n, 77, d].
     """
@@ -209,34 +207,29 @@ def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
     return patch
 
 
-def prompt_patch(kind: str, scale: Tensor, shift: Tensor) -> AttentionPatch:
-    """An attn2_patch under which keys and values come from c * s + b; differentiable in both.
-
-    Tables [1, 77, d]; see `with_prompt`.
-    """
+def prompt_patch(branch: int, prompt: Tensor) -> AttentionPatch:
+    """An attn2_patch under which a branch has a learnt prompt [77, d]; differentiable in it."""
 
     def patch(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return n, *with_prompt(kind, scale[0], shift[0], context, value, extra)
+        return n, *with_prompt(branch, prompt, context, value, extra)
 
     return patch
 
 
 def with_prompt(
-    kind: str, scale: Tensor, shift: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+    branch: int, prompt: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
 ) -> tuple[Tensor, Tensor]:
-    """Key and value inputs with a learnt prompt, c * s + b of tables [77, d], in its rows' place.
+    """Key and value inputs with a learnt prompt [77, d], repeated to their length, in its branch.
 
-    A null text is heard by every unconditional row; a text embedding by the source alone, row 0 of
-    the conditional ones.
+    It stands in for every unconditional row, or for the source alone: row 0 of the conditional
+    ones.
     """
-    branch = HEARD_BY[kind]
     keys, values = context.clone(), value.clone()
-    for chunk, rows in conditional_chunks(len(context), extra):
-        if chunk == branch:
-            own = rows if branch == UNCONDITIONAL else slice(rows.start, rows.start + 1)
-            tables = (table.to(context.device) for table in (scale, shift))
-            heard = value_input(context[own].float(), *tables)
-            keys[own] = values[own] = heard.to(keys.dtype)
+    tokens = prompt.repeat(context.shape[1] // len(prompt), 1).to(context)
+    for kind, rows in conditional_chunks(len(context), extra):
+        if kind == branch:
+            stop = rows.stop if branch == UNCONDITIONAL else rows.start + 1
+            keys[rows.start : stop] = values[rows.start : stop] = tokens
     return keys, values

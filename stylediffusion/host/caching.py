@@ -45,8 +45,8 @@ class Asked:
 
 def may_cache(model: ModelPatcher) -> bool:
     """Whether any node stands around the whole UNet, and could answer in its place."""
-    wrapped = any(wrappers and key != COMPILE_KEY for found in model.wrappers.values()
-                  for key, wrappers in found.items())
+    wrapped = any(wrappers and key != COMPILE_KEY for by_key in model.wrappers.values()
+                  for key, wrappers in by_key.items())
     return wrapped or "model_function_wrapper" in model.model_options
 
 

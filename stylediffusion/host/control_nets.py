@@ -1,8 +1,9 @@
-"""A ControlNet and its hint in a trajectory's conditioning, where every later run finds them."""
+"""A ControlNet and its hint beside a trajectory, where every later run finds them."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,13 +11,22 @@ from comfy.controlnet import ControlBase
 from einops import rearrange
 from torch import Tensor
 
-from ..method.data import Conditioning
+from ..method.data import Conditioning, Trajectory
 from .attention import with_patch
 from .inputs import pictures_of
 from .model import hash_weights
 
-ENTRY = "control"
 SKIP_PATCH = "input_block_patch_after_skip"
+
+
+@dataclass(frozen=True)
+class ControlledTrajectory(Trajectory):
+    """A trajectory walked under a ControlNet, which holds its hint and strength.
+
+    Its conditioning, as every trajectory's, is plain data: `under` puts the ControlNet into it.
+    """
+
+    control_net: ControlBase
 
 
 class FrozenControlNet(ControlBase):
@@ -49,7 +59,7 @@ class FrozenControlNet(ControlBase):
                 self.answer = self.previous_controlnet.get_control(
                     x_noisy, t, cond, batched_number, transformer_options)
             self.sigmas, self.asked = sigmas, asked
-        return self.answer and {place: list(found) for place, found in self.answer.items()}
+        return self.answer and {place: list(tensors) for place, tensors in self.answer.items()}
 
     def forget(self) -> None:
         """Let go of the last answer."""
@@ -110,21 +120,21 @@ def under(control_net: ControlBase | None, conditioning: Conditioning) -> Condit
     """Conditioning under a ControlNet, as the host's ControlNetApplyAdvanced makes it."""
     if control_net is None:
         return conditioning
-    return [(tensor, {**extra, ENTRY: control_net, "control_apply_to_uncond": False})
+    return [(tensor, {**extra, "control": control_net, "control_apply_to_uncond": False})
             for tensor, extra in conditioning]
 
 
-def control_net_of(conditioning: Conditioning) -> ControlBase | None:
-    """The ControlNet that conditioning is under, if any."""
-    return conditioning[0][1].get(ENTRY)
+def control_net_of(trajectory: Trajectory) -> ControlBase | None:
+    """The ControlNet that a trajectory was walked under, if any."""
+    return trajectory.control_net if isinstance(trajectory, ControlledTrajectory) else None
 
 
 def identity(control_net: ControlBase | None) -> str | None:
     """Digits that tell a ControlNet with its hint and strength from another."""
     if control_net is None:
         return None
-    wishes = control_net.strength, sorted(control_net.extra_args.items())
-    digest = hashlib.sha256(f"{type(control_net).__name__}{wishes}".encode())
+    settings = control_net.strength, sorted(control_net.extra_args.items())
+    digest = hashlib.sha256(f"{type(control_net).__name__}{settings}".encode())
     hint = control_net.cond_hint_original
     digest.update(f"{tuple(hint.shape)}".encode())
     digest.update(hint.to("cpu", torch.float32).numpy().tobytes())

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..method.data import Trajectory, ValueEmbedding
+from ..method.data import Embedding, Trajectory
 from ..method.prompt_to_prompt import Control
 from ..prompts.quoting import quoted
 from .inputs import require_given, require_text
@@ -28,7 +28,7 @@ SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type 
     "CONTROL_NET": ("Load ControlNet Model", "set_cond_hint"),
     "CLIP_VISION": ("Load CLIP Vision", "encode_image"),
     "STYLEDIFFUSION_TRAJECTORY": ("DDIM Invert or Generate", Trajectory),
-    "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", ValueEmbedding),
+    "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", Embedding),
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
 }
 LONGEST_SHOWN = 60
@@ -47,8 +47,8 @@ def checking_inputs(node: Node) -> Node:
 
     @functools.wraps(execute)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        found = signature.bind(*args, **kwargs).arguments
-        given = {**found, **next((v for k, v in found.items() if _takes_all(signature, k)), {})}
+        bound = signature.bind(*args, **kwargs).arguments
+        given = {**bound, **next((v for k, v in bound.items() if _takes_all(signature, k)), {})}
         for wanted in _inputs(node):
             if wanted.id in given:
                 for value in _each(node, given[wanted.id]):

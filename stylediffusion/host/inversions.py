@@ -11,7 +11,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..method.data import Trajectory, ValueEmbedding, require_own_embedding
+from ..method.data import Embedding, Trajectory, require_own_embedding
 from ..prompts.quoting import quoted
 from ..storage import inversion_file
 from ..storage.writing import remove_stale_parts
@@ -42,7 +42,7 @@ LONGEST_SHOWN = 200
 
 
 def save_inversion(
-    trajectory: Trajectory | None, embedding: ValueEmbedding | None, filename_prefix: str
+    trajectory: Trajectory | None, embedding: Embedding | None, filename_prefix: str
 ) -> Path:
     """Write the next numbered file under the output folder and return its path.
 
@@ -53,7 +53,7 @@ def save_inversion(
     require_text(filename_prefix, "filename_prefix")
     _require_inside(filename_prefix)
     assert trajectory is not None
-    if control_net_of(trajectory.positive) is not None:
+    if control_net_of(trajectory) is not None:
         raise ValueError(
             "the picture was inverted under a ControlNet, which a file does not hold, and without "
             "it the edits would differ; keep DDIM Invert in the graph, or remove its control_net "
@@ -97,14 +97,14 @@ def saved_inversions() -> list[str]:
 
     Folders may hold anything, and change meanwhile: what cannot be read, or typed, is left out.
     """
-    found = []
+    files = []
     for kind, folder in FOLDERS.items():
         root = Path(folder())
         for path, modified in _files_under(root):
             name = path.relative_to(root).as_posix()
             if _is_text(name):
-                found.append((modified, f"{name} [{kind}]"))
-    return [name for _, name in sorted(found, reverse=True)]
+                files.append((modified, f"{name} [{kind}]"))
+    return [name for _, name in sorted(files, reverse=True)]
 
 
 def _files_under(root: Path) -> Iterator[tuple[Path, float]]:
@@ -130,8 +130,8 @@ def _is_text(name: str) -> bool:
 def _within(folder: str, path: Path) -> bool:
     """Whether a path is in a folder, links followed; on another drive, or with a NUL, it is not."""
     try:
-        own = os.path.realpath(folder)
-        return os.path.commonpath((own, os.path.realpath(path))) == own
+        root = os.path.realpath(folder)
+        return os.path.commonpath((root, os.path.realpath(path))) == root
     except ValueError:
         return False
 
@@ -154,6 +154,6 @@ def path_of(file: str) -> Path:
     )
 
 
-def load_inversion(file: str) -> tuple[Trajectory, ValueEmbedding | None]:
+def load_inversion(file: str) -> tuple[Trajectory, Embedding | None]:
     """Read an inversion by its name in the list."""
     return inversion_file.load(path_of(file))

@@ -58,24 +58,24 @@ def fingerprint(model: ModelPatcher) -> str:
     """
     digest = hashlib.sha256()
     hash_weights(digest, _unpatched(model))
-    own: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for name in sorted(model.patches, key=str):
         strengths = [(patch[0], patch[2]) for patch in model.patches[name]]
         digest.update(f"{name}{strengths}".encode())
         held = [getattr(patch[1], "weights", patch[1]) for patch in model.patches[name]]
-        own |= {f"{name}.{i}": leaf for i, leaf in enumerate(tree_leaves(held))
+        parts |= {f"{name}.{i}": leaf for i, leaf in enumerate(tree_leaves(held))
                 if isinstance(leaf, Tensor)}
-    hash_weights(digest, own)
+    hash_weights(digest, parts)
     return digest.hexdigest()[:16]
 
 
 def _unpatched(model: ModelPatcher) -> dict[str, Tensor]:
     """The UNet's weights before patching. The host's own list of them lacks those of quantised
     layers, which no attribute holds."""
-    held = {name: found for name, found in model.model_state_dict("diffusion_model.").items()
-            if isinstance(found, Tensor)}
-    first = {name: found.weight for name, found in model.backup.items() if name in held}
-    hooked = {name: found[0] for name, found in model.hook_backup.items() if name in held}
+    held = {name: weight for name, weight in model.model_state_dict("diffusion_model.").items()
+            if isinstance(weight, Tensor)}
+    first = {name: saved.weight for name, saved in model.backup.items() if name in held}
+    hooked = {name: saved[0] for name, saved in model.hook_backup.items() if name in held}
     return {**held, **first, **hooked}
 
 
@@ -88,8 +88,8 @@ def hash_weights(digest: hashlib._Hash, weights: dict[str, Tensor]) -> None:
     for name in names:
         digest.update(f"{name}{tuple(weights[name].shape)}{_kind(weights[name])}".encode())
     chosen = names[:: max(1, math.ceil(len(names) / SAMPLED_TENSORS))]
-    for found in _read([part for name in chosen for part in _sampled(weights[name])]):
-        digest.update(found.numpy().tobytes())
+    for elements in _read([part for name in chosen for part in _sampled(weights[name])]):
+        digest.update(elements.numpy().tobytes())
 
 
 def _kind(weight: Tensor) -> str:
@@ -104,8 +104,8 @@ def _sampled(weight: Tensor) -> list[Tensor]:
     """
     try:
         if hasattr(weight, "__tensor_flatten__"):
-            return [found for name in weight.__tensor_flatten__()[0]
-                    for found in _sampled(getattr(weight, name))]
+            return [elements for name in weight.__tensor_flatten__()[0]
+                    for elements in _sampled(getattr(weight, name))]
         if type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             return []
         with torch._C.DisableTorchFunctionSubclass():  # such as GGUF's, which take themselves apart
@@ -119,17 +119,12 @@ def _sampled(weight: Tensor) -> list[Tensor]:
 
 def _read(parts: list[Tensor]) -> list[Tensor]:
     """Vectors on the CPU, by one copy from each device."""
-    found: dict[int, Tensor] = {}
+    vectors: dict[int, Tensor] = {}
     for device in {part.device for part in parts}:
         places = [i for i, part in enumerate(parts) if part.device == device]
-        own = torch.cat([parts[i] for i in places]).cpu().split([len(parts[i]) for i in places])
-        found |= dict(zip(places, own, strict=True))
-    return [found[i] for i in range(len(parts))]
-
-
-def vp_to_host(model: ModelPatcher, latent: Tensor) -> Tensor:
-    """A VP latent in the units of a LATENT (z / scale_factor)."""
-    return model.get_model_object("latent_format").process_out(latent)
+        read = torch.cat([parts[i] for i in places]).cpu().split([len(parts[i]) for i in places])
+        vectors |= dict(zip(places, read, strict=True))
+    return [vectors[i] for i in range(len(parts))]
 
 
 def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
@@ -147,7 +142,7 @@ def require_compatible(model: ModelPatcher, trajectory: Trajectory) -> None:
 
 
 def require_own_prompts(model: ModelPatcher, *prompts: Conditioning) -> None:
-    """Raise ValueError where the CLIP's prompts are of another width than a MODEL hears."""
+    """Raise ValueError where the CLIP's prompts are of another width than a MODEL's."""
     wanted = model.model.model_config.unet_config.get("context_dim")
     pooled = isinstance(model.model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner))
     for cross, extra in (prompt[0] for prompt in prompts):
@@ -163,18 +158,18 @@ def require_own_prompts(model: ModelPatcher, *prompts: Conditioning) -> None:
 
 
 def warn_if_other(
-    model: ModelPatcher, made_with: str, what: str, own: str | None = None
+    model: ModelPatcher, made_with: str, what: str, identity: str | None = None
 ) -> None:
     """Warn where a MODEL meets a trajectory or embedding that another model made.
 
-    `own` is the MODEL's fingerprint, where it is known already.
+    `identity` is the MODEL's fingerprint, where it is known already.
     """
-    own = own or fingerprint(model)
-    if own != made_with:
+    identity = identity or fingerprint(model)
+    if identity != made_with:
         log.warning(
             "%s was made with model %s, but the connected MODEL is %s: another checkpoint or "
             "another LoRA. Connect the same MODEL, or run the earlier nodes again.",
-            what, made_with, own,
+            what, made_with, identity,
         )
 
 

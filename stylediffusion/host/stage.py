@@ -21,26 +21,26 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 class Stage:
     """What the host's guider hands to a sampler: itself, the sigmas on the device, model options.
 
-    `latent` [n, C, h, w] is the one that was given, on the device and in VP units.
+    `latent_vp` [n, C, h, w] is the one that was given, on the device.
     """
 
     guider: Any
     sigmas: Tensor
     arguments: dict[str, Any]
     callback: Callback | None
-    latent: Tensor
+    latent_vp: Tensor
 
     @property
     def model_options(self) -> dict[str, Any]:
         """The options with which the host would call the model."""
-        found: dict[str, Any] = self.arguments["model_options"]
-        return found
+        options: dict[str, Any] = self.arguments["model_options"]
+        return options
 
-    def denoised(self, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
-        """The host's guided x0 for k-diffusion latents [n, C, h, w] at one sigma."""
+    def denoised(self, latents_k: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
+        """The host's guided x0 for latents [n, C, h, w] at one sigma."""
         arguments = {**self.arguments, "model_options": model_options}
-        found: Tensor = self.guider(x, sigma.expand(len(x)), **arguments)
-        return found
+        x0: Tensor = self.guider(latents_k, sigma.expand(len(latents_k)), **arguments)
+        return x0
 
 
 class _StageSampler(comfy.samplers.Sampler):
@@ -59,15 +59,15 @@ class _StageSampler(comfy.samplers.Sampler):
 
 def on_stage(
     model: ModelPatcher, positive: Conditioning, negative: Conditioning, sigmas: Tensor,
-    latent: Tensor, work: Callable[[Stage], None], cfg: float = 1.0,
+    samples: Tensor, work: Callable[[Stage], None], cfg: float = 1.0,
     callback: Callback | None = None,
 ) -> None:
-    """Have the host load a MODEL and prepare prompts for a latent [n, C, h, w] (host units), then
+    """Have the host load a MODEL and prepare prompts for samples [n, C, h, w] of a LATENT, then
     do `work`, and clean up behind it as behind any sampling."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     torch.manual_seed(0)  # as the host's KSampler does for nodes that draw
     guider.sample(
-        torch.zeros_like(latent), latent, _StageSampler(work), sigmas, callback=callback,
+        torch.zeros_like(samples), samples, _StageSampler(work), sigmas, callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)

@@ -70,18 +70,18 @@ def _require_weights(prompt: str) -> None:
             )
 
 
-def require_encoder_of(positive: Conditioning, made: Conditioning, prompt: str) -> None:
+def require_encoder_of(positive: Conditioning, encoded: Conditioning, prompt: str) -> None:
     """Raise ValueError where a prompt was encoded to another width than a trajectory's.
 
-    `made` is the trajectory's own prompt, encoded anew: where it comes out otherwise, by more than
-    rounding, that is a warning.
+    `encoded` is the trajectory's own prompt, encoded anew: where it comes out otherwise, by more
+    than rounding, that is a warning.
     """
-    (ours, extra), (theirs, their_extra) = made[0], positive[0]
-    for what, own, other in (
+    (ours, extra), (theirs, their_extra) = encoded[0], positive[0]
+    for what, *pair in (
         ("numbers for each token", ours, theirs),
         ("pooled numbers", extra.get("pooled_output"), their_extra.get("pooled_output")),
     ):
-        sizes = ["no" if tensor is None else tensor.shape[-1] for tensor in (own, other)]
+        sizes = ["no" if tensor is None else tensor.shape[-1] for tensor in pair]
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"the CLIP gives {sizes[0]} {what}, but the one the trajectory was made with gave "
@@ -123,14 +123,14 @@ def _words(clip: Any, prompt: str, ids: list[int], positions: list[int]) -> list
         segment = comfy.sd1_clip.unescape_important(text)
         for i, piece in enumerate(segment.split()):
             count = len(_tokens(clip, _literal(piece))[1])
-            own = tuple(positions[place : place + count])
-            characters = _characters(clip, piece, own, [ids[p] for p in own])
+            places = tuple(positions[place : place + count])
+            characters = _characters(clip, piece, places, [ids[p] for p in places])
             if i == 0 and touches and not segment[0].isspace():
                 last = words.pop()
                 words.append(Word(
-                    last.text + piece, last.positions + own, last.characters + characters))
+                    last.text + piece, last.positions + places, last.characters + characters))
             else:
-                words.append(Word(piece, own, characters))
+                words.append(Word(piece, places, characters))
             place += count
         touches = not segment[-1:].isspace() and bool(words)
     return [word for word in words if word.positions]
@@ -141,13 +141,13 @@ def _characters(
 ) -> tuple[tuple[int, ...], ...]:
     """The positions that spell each character of a folded word; nothing where they do not."""
     spelt = [_spelling(clip, token) for token in ids]
-    owners = [p for p, own in zip(positions, spelt, strict=True) for _ in own]
-    place, folded, found = 0, "", list[tuple[int, ...]]()
+    owners = [p for p, piece in zip(positions, spelt, strict=True) for _ in piece]
+    place, folded, spelling = 0, "", list[tuple[int, ...]]()
     for cluster in clusters(b"".join(spelt).decode(errors="replace")):
         size, part = len(cluster.encode()), fold(cluster)
-        found += [tuple(dict.fromkeys(owners[place : place + size]))] * len(part)
+        spelling += [tuple(dict.fromkeys(owners[place : place + size]))] * len(part)
         place, folded = place + size, folded + part
-    return tuple(found) if folded == fold(word) else ()
+    return tuple(spelling) if folded == fold(word) else ()
 
 
 def _spelling(clip: Any, token: int) -> bytes:
@@ -171,8 +171,8 @@ def _tokens(clip: Any, text: str) -> tuple[list[int], list[int]]:
     By the first tokenizer (CLIP-L where there is one); an embedding's vectors have negative ids,
     the same wherever the same vector stands.
     """
-    found = clip.tokenize(text, return_word_ids=True)
-    chunks = found["l"] if "l" in found else next(iter(found.values()))
+    by_encoder = clip.tokenize(text, return_word_ids=True)
+    chunks = by_encoder["l"] if "l" in by_encoder else next(iter(by_encoder.values()))
     tokens = [token for chunk in chunks for token in chunk]
     ids = [token if isinstance(token, int) else _vector_id(token) for token, *_ in tokens]
     return ids, [i for i, (_, _, word_id) in enumerate(tokens) if word_id]

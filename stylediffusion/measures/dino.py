@@ -72,8 +72,8 @@ def run_block(state: State, name: str, tokens: Tensor) -> Tensor:
     query, key, value = (
         linear(state, f"{name}attention.attention.{part}", seen).unflatten(-1, (heads, -1))
         .transpose(1, 2) for part in ("query", "key", "value"))
-    found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + linear(state, name + "attention.output.dense", found)
+    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    tokens = tokens + linear(state, name + "attention.output.dense", attended)
     hidden = linear(state, name + "intermediate.dense",
                     norm(state, name + "layernorm_after", tokens))
     return tokens + linear(state, name + "output.dense", F.gelu(hidden))

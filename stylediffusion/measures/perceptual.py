@@ -38,14 +38,14 @@ class Perceptual(nn.Module):
     def directions(self, images: Tensor) -> list[Tensor]:
         """What each layer sees, its channels divided by their length."""
         mean, std = (torch.tensor(row, device=images.device).view(3, 1, 1) for row in (MEAN, STD))
-        found, x = [], (images - mean) / std
+        values, x = [], (images - mean) / std
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i in self.taps:
-                found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+                values.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
             if i == self.taps[-1]:
                 break
-        return found
+        return values
 
 
 def build(name: str, trunk: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Perceptual:
@@ -87,9 +87,9 @@ def lpips_unmasked(network: Network, reference: Tensor, edit: Tensor, mask: Tens
         F.interpolate(layer, (PIE_SIDE, PIE_SIDE), mode="bilinear", align_corners=False)
         for layer in network(first, second)]).sum(0)
     weight = 1 - at_square(mask.unsqueeze(-1), PIE_SIDE).to(distance).expand(count, -1, -1, -1)
-    found = (distance * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+    values = (distance * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
     return [float(value) if use else None
-            for value, use in zip(found, partly_masked(mask, count), strict=True)]
+            for value, use in zip(values, partly_masked(mask, count), strict=True)]
 
 
 def ns_lpips(network: Network, reference: Tensor, edit: Tensor, looked_at: Tensor) -> Values:

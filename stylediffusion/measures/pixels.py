@@ -102,9 +102,9 @@ def _measured(
                          "to be; connect one, or measure the whole picture")
     usable = partly_masked(mask, count)
     if region == AS_PUBLISHED:
-        found = measure(*(without_edit(pictures, mask) for pictures in pair))
+        values = measure(*(without_edit(pictures, mask) for pictures in pair))
         return [float(row.mean()) if use else None
-                for row, use in zip(found, usable, strict=True)]
+                for row, use in zip(values, usable, strict=True)]
     where = _sees_only(hard(mask) == (region == EDITED), window).expand(count, -1, -1)
     return [float(row[seen].mean()) if use and seen.any() else None
             for row, seen, use in zip(measure(*pair), where, usable, strict=True)]

@@ -152,19 +152,19 @@ def _row(
 
 def _lacks(metric: Metric, compared: Compared) -> list[str]:
     """The inputs that a metric needs and has not, as the node names them."""
-    own = {"prompts": "prompt", "source_prompts": "source_prompt"}
+    inputs = {"prompts": "prompt", "source_prompts": "source_prompt"}
     lacks = []
     for name in metric.needs:
         given = getattr(compared, name)
         if given is None or (isinstance(given, tuple) and not given):
-            lacks.append(own.get(name, name))
+            lacks.append(inputs.get(name, name))
     return lacks
 
 
 def means(rows: Mapping[str, Row]) -> dict[str, float]:
     """The mean of every metric over its pictures, NaN where it has no number."""
-    found = {name: None if isinstance(row, str) else mean(row) for name, row in rows.items()}
-    return {name: math.nan if value is None else value for name, value in found.items()}
+    values = {name: None if isinstance(row, str) else mean(row) for name, row in rows.items()}
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def report(compared: Compared, rows: Mapping[str, Row]) -> str:

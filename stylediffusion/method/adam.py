@@ -67,9 +67,9 @@ class AdamSolver:
             if loss.total < schedule.stop_loss_at(i):
                 break
         with torch.no_grad():
-            found, _ = step.evaluate(model, *self.mapping(self.image_tokens))
-        require_finite_latent(found.latent, i, step.steps)
-        return found
+            solution, _ = step.evaluate(model, *self.mapping(self.image_tokens))
+        require_finite_latent(solution.latent, i, step.steps)
+        return solution
 
     def inner_step(
         self, model: LearningModel, step: LearningStep, optimizer: torch.optim.Optimizer,
@@ -92,8 +92,8 @@ class AdamSolver:
     ) -> tuple[InnerLoss, bool, list[Tensor]]:
         """The loss, its gradients, and whether those are finite, where fp16 asks for a scale."""
         scale, shift = self.mapping(self.image_tokens)
-        found, maps = step.evaluate(model, scale, shift, bool(step.wanted_maps))
-        parts = step.latent_losses(found.latent)[0], step.attention_loss(maps)
+        solution, maps = step.evaluate(model, scale, shift, bool(step.wanted_maps))
+        parts = step.latent_losses(solution.latent)[0], step.attention_loss(maps)
         gradients = gradients_of(
             parts[0] + parts[1], list(self.mapping.parameters()), self.loss_scale.of(whole))
         known = [part.detach() for part in parts]

@@ -1,4 +1,4 @@
-"""Words and tokens: which target token hears which source token (Prompt-to-Prompt, section 3.2).
+"""Words and tokens: whose map each target token has (Prompt-to-Prompt, section 3.2).
 
 Both mappers are matrices P [source tokens, target tokens] with a mask r over target tokens: a
 target column is A_source @ P where r is 1 and the target's own map where r is 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ Conditioning = list[tuple[Tensor, dict[str, Any]]]
 log = logging.getLogger("stylediffusion")
 SAME_END = 0.05
 
+CONDITIONAL, UNCONDITIONAL = 0, 1
 VALUE_EMBEDDING, NULL_TEXT, TEXT_EMBEDDING = "value embedding", "null text", "text embedding"
-KINDS = {VALUE_EMBEDDING: "Learn Value Embedding", NULL_TEXT: "Learn Prompt Embedding",
-         TEXT_EMBEDDING: "Learn Prompt Embedding"}
+PROMPT_BRANCHES = {NULL_TEXT: UNCONDITIONAL, TEXT_EMBEDDING: CONDITIONAL}
+"""The branch of guidance whose prompt each kind of prompt embedding stands in for."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,44 @@ class InnerLoss:
         return self.latent + self.attention
 
 
-@dataclass(frozen=True)
-class ValueEmbedding:
-    """Learnt scale and shift of a prompt embedding, fp32 [N, 77, d], a row for each sampling step.
+@dataclass(frozen=True, kw_only=True)
+class Embedding(ABC):
+    """What was learnt for each sampling step of a trajectory, and how it was learnt.
 
-    `kind` says what hears c * s + b: the value input of the conditional half; or, in the companions
-    of the paper's table, where s = 0 and b is what was learnt, key and value input of the whole
-    unconditional half (null text), or of the source (text embedding). `ends` are those of the
-    trajectory it was learnt on, where that is known.
+    `ends` are those of the trajectory, where they are known.
+    """
+
+    guidance: float
+    prompt: str
+    fingerprint: str
+    losses: tuple[InnerLoss, ...] = ()
+    ends: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What it is called, in files and in messages."""
+
+    @property
+    @abstractmethod
+    def node(self) -> str:
+        """The node that learns it."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """N."""
+
+
+@dataclass(frozen=True)
+class ValueEmbedding(Embedding):
+    """Scale s and shift b, fp32 [N, 77, d]: c * s + b is the value input of the conditional half.
     """
 
     scale: Tensor
     shift: Tensor
-    guidance: float
-    prompt: str
-    fingerprint: str
-    losses: tuple[InnerLoss, ...]
-    kind: str = VALUE_EMBEDDING
-    ends: Tensor | None = None
+    kind = VALUE_EMBEDDING
+    node = "Learn Value Embedding"
 
     @property
     def steps(self) -> int:
@@ -91,7 +113,29 @@ class ValueEmbedding:
         return len(self.scale)
 
 
-def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> None:
+@dataclass(frozen=True)
+class PromptEmbedding(Embedding):
+    """Prompts, fp32 [N, 77, d], that stand in for one of two: key and value input of its branch.
+
+    A null text is that of the whole unconditional half; a text embedding that of the source alone.
+    """
+
+    contexts: Tensor
+    branch: int
+    node = "Learn Prompt Embedding"
+
+    @property
+    def kind(self) -> str:
+        """What it is called, in files and in messages."""
+        return NULL_TEXT if self.branch == UNCONDITIONAL else TEXT_EMBEDDING
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.contexts)
+
+
+def require_own_embedding(trajectory: Trajectory, embedding: Embedding) -> None:
     """Raise ValueError unless an embedding was learnt for this picture, prompt and steps.
 
     Warn where it was learnt on another walk of the same picture.
@@ -99,18 +143,18 @@ def require_own_embedding(trajectory: Trajectory, embedding: ValueEmbedding) -> 
     if embedding.steps != trajectory.steps:
         raise ValueError(
             f"the {embedding.kind} was learnt over {embedding.steps} steps, but the trajectory has "
-            f"{trajectory.steps}; run {KINDS[embedding.kind]} on this trajectory"
+            f"{trajectory.steps}; run {embedding.node} on this trajectory"
         )
     if embedding.prompt != trajectory.prompt:
         raise ValueError(
             f"the {embedding.kind} was learnt for the prompt '{embedding.prompt}', but the "
-            f"trajectory was inverted with '{trajectory.prompt}'; run {KINDS[embedding.kind]} on "
+            f"trajectory was inverted with '{trajectory.prompt}'; run {embedding.node} on "
             "this trajectory"
         )
     _require_own_ends(trajectory, embedding)
 
 
-def _require_own_ends(trajectory: Trajectory, embedding: ValueEmbedding) -> None:
+def _require_own_ends(trajectory: Trajectory, embedding: Embedding) -> None:
     if embedding.ends is None:
         return
     same_size = embedding.ends.shape[1:] == trajectory.latents.shape[1:]
@@ -119,13 +163,13 @@ def _require_own_ends(trajectory: Trajectory, embedding: ValueEmbedding) -> None
     if off[0] > SAME_END:
         raise ValueError(
             f"the {embedding.kind} was learnt for another picture, though with the same prompt and "
-            f"steps; run {KINDS[embedding.kind]} on this trajectory"
+            f"steps; run {embedding.node} on this trajectory"
         )
     if off[1] > SAME_END:
         log.warning(
             "the %s was learnt on another inversion of the same picture, under another model, LoRA "
             "or ControlNet, so the picture may not come back; run %s on this trajectory",
-            embedding.kind, KINDS[embedding.kind])
+            embedding.kind, embedding.node)
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:

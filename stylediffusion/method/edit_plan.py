@@ -10,16 +10,15 @@ of the host's own kernel, and what is the same in all layers is made once a call
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .data import VALUE_EMBEDDING, ValueEmbedding
+from .data import CONDITIONAL, UNCONDITIONAL, Embedding, PromptEmbedding, ValueEmbedding
 from .prompt_to_prompt import Control, Target, repeated
 from .value_embedding import value_input
 
-CONDITIONAL, UNCONDITIONAL = 0, 1
 HEAT_COLUMNS = 4
 Kinds = tuple[int, ...]
 
@@ -91,25 +90,24 @@ class CallRows:
 
     def folded(self, out: Tensor) -> Tensor:
         """What [count, ...] rows get: the mean of a row and its partner; the heat rows go."""
-        own = out[: self.count]
+        rows = out[: self.count]
         if self.partner is None:
-            return own
-        return own.lerp(out.index_select(0, self.partner.to(out.device)), 0.5)
+            return rows
+        return rows.lerp(out.index_select(0, self.partner.to(out.device)), 0.5)
 
 
 @dataclass(frozen=True)
 class EditPlan:
     """Everything a sampling run looks up, on its device; `phases` has one entry a step.
 
-    A null text stands in for the unconditional half of every row, a text embedding for the source's
-    prompt: targets keep their own words, under the maps it gives the source.
+    Under a text embedding, which stands in for the source's prompt, targets keep their own words,
+    under the maps it gives the source.
     """
 
     rows: int
     phases: tuple[Phase, ...]
-    kind: str = VALUE_EMBEDDING
-    scale: Tensor | None = None
-    shift: Tensor | None = None
+    value_embedding: ValueEmbedding | None = None
+    prompt_embedding: PromptEmbedding | None = None
     _call_rows: dict[tuple[int, Kinds, bool], CallRows] = field(default_factory=dict)
     _self_rows: dict[tuple[int, Kinds], Tensor | None] = field(default_factory=dict)
 
@@ -121,7 +119,8 @@ class EditPlan:
     @property
     def is_active(self) -> bool:
         """Whether any step does anything to any row."""
-        return self.scale is not None or any(
+        embeds = self.value_embedding is not None or self.prompt_embedding is not None
+        return embeds or any(
             phase.injects_self or phase.injects_cross or phase.heat_rows for phase in self.phases)
 
     @property
@@ -129,29 +128,15 @@ class EditPlan:
         """How many targets are kept to where words look."""
         return sum(row == 0 for row in self.phases[0].heat_rows)
 
-    @property
-    def embeds_values(self) -> bool:
-        """Whether the embedding changes the value input."""
-        return self.scale is not None and self.kind == VALUE_EMBEDDING
-
-    @property
-    def embeds_prompts(self) -> bool:
-        """Whether the embedding stands in for a prompt, keys and values both."""
-        return self.scale is not None and self.kind != VALUE_EMBEDDING
-
-    def table(self, step: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift [77, d] of a step."""
-        assert self.scale is not None and self.shift is not None
-        return self.scale[step], self.shift[step]
-
     def embedded(self, step: int, values: Tensor) -> Tensor:
         """Conditional values [rows, T, d] in fp32, c * s + b in the rows of the value embedding.
 
         The source is among them at every step; of targets their own prompt is scaled and shifted.
         """
-        if not self.embeds_values:
+        learnt = self.value_embedding
+        if learnt is None:
             return values.float()
-        scale, shift = (table.to(values.device) for table in self.table(step))
+        scale, shift = (table[step].to(values.device) for table in (learnt.scale, learnt.shift))
         scaled = value_input(values.float(), scale, shift)
         return torch.where(self.phases[step].embedded.to(values.device), scaled, values)
 
@@ -199,16 +184,18 @@ def _index(rows: list[int], phase: Phase) -> Tensor:
 
 
 def make_plan(
-    control: Control | None, embedding: ValueEmbedding | None, steps: int, device: torch.device
+    control: Control | None, embedding: Embedding | None, steps: int, device: torch.device
 ) -> EditPlan:
     """The tables of a run over N steps, with its usual calls laid out."""
     phases = _phases(control, steps, device)
     rows = 1 if control is None else 1 + len(control.targets)
-    if embedding is None:
-        plan = EditPlan(rows, phases)
-    else:
+    plan = EditPlan(rows, phases)
+    if isinstance(embedding, ValueEmbedding):
         scale, shift = embedding.scale.to(device), embedding.shift.to(device)
-        plan = EditPlan(rows, phases, embedding.kind, scale, shift)
+        plan = replace(plan, value_embedding=replace(embedding, scale=scale, shift=shift))
+    elif isinstance(embedding, PromptEmbedding):
+        contexts = embedding.contexts.to(device)
+        plan = replace(plan, prompt_embedding=replace(embedding, contexts=contexts))
     for kinds in ((UNCONDITIONAL, CONDITIONAL), (CONDITIONAL,), (UNCONDITIONAL,)):
         for step in range(steps):
             plan.self_rows(step, kinds)
@@ -271,11 +258,11 @@ def _heat_columns(
         torch.stack([_words(control.targets[t], side, length) for t in blended])
         if blended else torch.zeros(0, length, 2) for side in ("source", "target"))
     ours = mappers[blended] @ (first[blended].unsqueeze(-1) * target)
-    own = second[blended].unsqueeze(-1) * target
+    theirs = second[blended].unsqueeze(-1) * target
     through = torch.cat([source, ours], -1)
-    if not own.any():
+    if not theirs.any():
         return (0,) * len(blended), through
-    alone = torch.cat([torch.zeros_like(own), own], -1)
+    alone = torch.cat([torch.zeros_like(theirs), theirs], -1)
     rows = (*(0 for _ in blended), *(t + 1 for t in blended))
     return rows, torch.cat([through, alone])
 

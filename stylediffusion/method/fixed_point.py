@@ -71,10 +71,10 @@ def next_point(points: list[Tensor], images: list[Tensor], depth: int) -> Tensor
     wanted = torch.stack([(a * residuals[-1]).sum() for a in steps])
     shares = torch.linalg.lstsq(
         gram.double().cpu(), wanted.double().cpu().unsqueeze(-1), driver="gelsd").solution
-    found = images[-1]
+    mixture = images[-1]
     for share, step in zip(shares.flatten().tolist(), differences(images, depth), strict=True):
-        found = found - share * step
-    return found
+        mixture = mixture - share * step
+    return mixture
 
 
 def differences(tensors: list[Tensor], depth: int) -> list[Tensor]:

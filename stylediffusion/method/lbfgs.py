@@ -68,21 +68,21 @@ class Curvature:
         curvature is not kept, else the oldest goes.
         """
         if step is None:
-            found = yield Reading(_products(self.pairs, gradient[:, None]))
-            return self._take(gradient, found[:, 0])
+            products = yield Reading(_products(self.pairs, gradient[:, None]))
+            return self._take(gradient, products[:, 0])
         change = gradient - self.gradient
         pairs = torch.cat((self.pairs[:, 1:], torch.stack((step, change))[:, None]), 1)
-        found = yield Reading(_products(pairs, torch.stack((gradient, step, change), 1)))
-        square, crossed, length = (
-            float(found[row, column]) for row, column in ((-1, 0), (2 * PAIRS - 1, 1),
-                                                          (PAIRS - 1, 1)))
-        if math.isfinite(square) and not crossed > 1e-10 * length:
+        products = yield Reading(_products(pairs, torch.stack((gradient, step, change), 1)))
+        square, curvature, length = (
+            float(products[row, column])
+            for row, column in ((-1, 0), (2 * PAIRS - 1, 1), (PAIRS - 1, 1)))
+        if math.isfinite(square) and not curvature > 1e-10 * length:
             return (yield from self.see(gradient))
-        if not self._take(gradient, found[:, 0]):
+        if not self._take(gradient, products[:, 0]):
             return False
         grams = self.grams.roll((-1, -1), (1, 2))
-        grams[0, -1], grams[0, :, -1] = found[PAIRS:-1, 1], found[:PAIRS, 2]
-        grams[1, -1] = grams[1, :, -1] = found[PAIRS:-1, 2]
+        grams[0, -1], grams[0, :, -1] = products[PAIRS:-1, 1], products[:PAIRS, 2]
+        grams[1, -1] = grams[1, :, -1] = products[PAIRS:-1, 2]
         self.pairs, self.grams = pairs, grams
         return True
 
@@ -99,17 +99,17 @@ class Curvature:
         (Byrd, Nocedal and Schnabel 1994, eq. 3.1): H g = r g + S^T a - r Y^T w, where w = R^-1 S g
         and a = R^-T ((D + r Y Y^T) w - r Y g).
         """
-        count = sum(crossed > 0 for crossed in self.grams[0].diagonal().tolist())
+        count = sum(curvature > 0 for curvature in self.grams[0].diagonal().tolist())
         if not count:
             return self.gradient * (-loss / self.square), -loss
-        crossed, changes = self.grams[:, -count:, -count:]
-        ratio = float(crossed[-1, -1] / changes[-1, -1])
+        curvatures, changes = self.grams[:, -count:, -count:]
+        ratio = float(curvatures[-1, -1] / changes[-1, -1])
         along = self.products[PAIRS - count : PAIRS, None]
         across = self.products[2 * PAIRS - count : 2 * PAIRS, None]
-        upper, own = crossed.triu(), crossed.diagonal().diag()
+        upper, diagonal = curvatures.triu(), curvatures.diagonal().diag()
         w = torch.linalg.solve_triangular(upper, along, upper=True)
         a = torch.linalg.solve_triangular(
-            upper.T, (own + ratio * changes) @ w - ratio * across, upper=False)
+            upper.T, (diagonal + ratio * changes) @ w - ratio * across, upper=False)
         shares = torch.zeros(2, PAIRS, dtype=torch.float64)
         shares[0, -count:], shares[1, -count:] = -a[:, 0], ratio * w[:, 0]
         shares = shares.flatten()
@@ -144,9 +144,9 @@ def descend(
     for _ in range(evaluations):
         move = None if step is None else share * step
         point = start if move is None else best + move
-        found, slope = yield Point(point)
-        if move is None or found < loss:
-            best, loss = point, found
+        value, slope = yield Point(point)
+        if move is None or value < loss:
+            best, loss = point, value
             if loss <= good_enough:
                 break
             while not (yield from curvature.see(slope(), move)):
@@ -160,7 +160,7 @@ def descend(
         else:
             del slope
             fall = share * down
-            share *= min(0.5, max(0.1, -fall / (2 * (found - loss - fall))))
+            share *= min(0.5, max(0.1, -fall / (2 * (value - loss - fall))))
     return best, loss
 
 

@@ -31,13 +31,13 @@ class LearningModel(Protocol):
     """What learning needs of a UNet; latents [n, C, h, w] in VP units, fp32."""
 
     def noise(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the prompt that hears nothing of what is learnt; needs no gradient."""
+        """eps of the branch in which nothing is learnt; needs no gradient."""
         ...
 
     def noise_with(
         self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps under the prompt that hears c * s + b, tables [77, d] or [n, 77, d], and, where asked
+        """eps of the other branch under c * s + b, tables [77, d] or [n, 77, d], and, where asked
         for, the `maps` on the way."""
         ...
 
@@ -120,8 +120,8 @@ class Solution:
 class LearningStep:
     """One sampling step, the i-th of N, being learnt: where it starts and what it must reach.
 
-    Latents [1, C, h, w], or a row for every picture; `noise` is that of the prompt that hears
-    nothing. `alphas` are alpha-bar of its level and of the one below.
+    Latents [1, C, h, w], or a row for every picture; `noise` is that of the branch in
+    which nothing is learnt. `alphas` are alpha-bar of its level and of the one below.
     """
 
     index: int
@@ -137,10 +137,10 @@ class LearningStep:
     def evaluate(
         self, model: LearningModel, scale: Tensor, shift: Tensor, maps: bool = False
     ) -> tuple[Solution, list[Tensor]]:
-        """Where c * s + b leads when it is heard, and the maps on the way."""
-        heard, found = model.noise_with(self.latent, self.level, scale, shift, maps)
-        noise = guide(self.noise, heard, model.weight(self.settings.guidance))
-        return Solution(scale, shift, transfer(self.latent, noise, *self.alphas), noise), found
+        """Where c * s + b leads, and the maps on the way."""
+        noise, recorded = model.noise_with(self.latent, self.level, scale, shift, maps)
+        noise = guide(self.noise, noise, model.weight(self.settings.guidance))
+        return Solution(scale, shift, transfer(self.latent, noise, *self.alphas), noise), recorded
 
     def latent_losses(self, reached: Tensor) -> Tensor:
         """MSE(z', z of the trajectory) of every picture [n]."""
@@ -193,12 +193,13 @@ class LearningRun(Generic[S]):
     ) -> None:
         self.latents, self.levels, self.settings = latents, levels, settings
         self.solver, self.watch = solver, watch or Watch()
-        found = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
-        self.learnt = replace(found, scale=found.scale.to(latents), shift=found.shift.to(latents),
-                              latent=found.latent.to(latents))
+        learnt = begun or Learnt(torch.empty(0), torch.empty(0), latents[levels.steps :])
+        self.learnt = replace(
+            learnt, scale=learnt.scale.to(latents), shift=learnt.shift.to(latents),
+            latent=learnt.latent.to(latents))
         if begun is not None:
             solver.restore(begun.solver)
-        self.losses = list(found.losses)
+        self.losses = list(learnt.losses)
 
     @property
     def index(self) -> int:
@@ -222,12 +223,12 @@ class LearningRun(Generic[S]):
 
     def finish(self, step: LearningStep, solution: Solution) -> None:
         """Go on to the next step from where a solution leads."""
-        found = solution.detached()
+        solution = solution.detached()
         self.learnt = Learnt(
-            torch.cat((self.learnt.scale, found.scale[None])),
-            torch.cat((self.learnt.shift, found.shift[None])), found.latent, list(self.losses),
-            self.solver.state())
-        self.watch.after_step(step.index, step.latent, found.noise)
+            torch.cat((self.learnt.scale, solution.scale[None])),
+            torch.cat((self.learnt.shift, solution.shift[None])), solution.latent,
+            list(self.losses), self.solver.state())
+        self.watch.after_step(step.index, step.latent, solution.noise)
         self.watch.keep(self.learnt)
 
     def result(self) -> Learnt:
@@ -264,9 +265,9 @@ def supervising_entry(step: int, steps: int) -> int:
     return min(steps - step, steps - 1)
 
 
-def attention_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+def attention_loss(maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
     """The plain sum over layers of the mean squared difference of maps."""
-    losses = [F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]
+    losses = [F.mse_loss(a, b) for a, b in zip(maps, wanted, strict=True)]
     return torch.stack(losses).sum()
 
 

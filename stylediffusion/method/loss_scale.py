@@ -15,9 +15,9 @@ LOSS_SCALE = "loss_scale"
 class LossScale:
     """What a loss is multiplied by on its way back, kept over a run (Micikevicius et al. 2018).
 
-    The loss is a mean over many elements, so that each hears so little of it that fp16 would round
-    it to zero. Whoever reads a gradient that is not finite lowers the scale, for good, and asks
-    for another forward pass; nothing here reads from a device.
+    The loss is a mean over many elements, so that the gradient of each is so small that fp16 would
+    round it to zero. Whoever reads a gradient that is not finite lowers the scale, for good, and
+    asks for another forward pass; nothing here reads from a device.
     """
 
     def __init__(self) -> None:
@@ -39,4 +39,4 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], scale: float) -> list[T
     """d loss / d leaf, taken of scale * loss and divided again; at 1 nothing is changed."""
     if scale == 1:
         return list(torch.autograd.grad(loss, leaves))
-    return [found / scale for found in torch.autograd.grad(loss * scale, leaves)]
+    return [gradient / scale for gradient in torch.autograd.grad(loss * scale, leaves)]

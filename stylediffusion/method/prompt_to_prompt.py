@@ -1,4 +1,4 @@
-"""P2Plus: which words of an edit hear the source at which steps, and how strongly.
+"""P2Plus: which words of an edit have the maps of the source at which steps, and how strongly.
 
 Section 3.4 of the paper. Because attention is linear in the value rows, an edited map never has to
 exist: (A_source P) v = A_source (P v). See `edit_plan`.
@@ -71,7 +71,7 @@ class WordMasks:
 
 @dataclass(frozen=True)
 class Target:
-    """One edit: its prompt as conditioning, how its tokens align with the source's, and wishes.
+    """One edit: its prompt as conditioning, how its tokens align with the source's, and options.
 
     `emphasis` fp32 [T] is a factor for each token's edited map; `blend` and `subtract` say where
     the edit may show, or `mask` fp32 [h, w] in their place; None means everywhere. `windows`, by
@@ -97,8 +97,8 @@ class Target:
         aligned = self.alignment.aligned
         emphasis = torch.ones_like(aligned) if self.emphasis is None else self.emphasis
         held = torch.full_like(aligned, float(tau_c.holds_cross(step, steps)))
-        for own in self.word_windows:
-            held[list(own.positions)] = float(own.window.holds_cross(step, steps))
+        for word in self.word_windows:
+            held[list(word.positions)] = float(word.window.holds_cross(step, steps))
         return held * aligned * emphasis, held * (1 - aligned) * emphasis + 1 - held
 
 

@@ -118,13 +118,13 @@ class Search:
         lowered = self.solver.loss_scale.lower(whole)
         require_finite_gradient(lowered, self.step.index, self.step.steps)
 
-    def see(self, latent_loss: float, unit: float, found: Solution) -> float:
+    def see(self, latent_loss: float, unit: float, solution: Solution) -> float:
         """Note a loss and keep the best; gives it in units of the noise."""
         self.note(InnerLoss(self.step.index, self.count, latent_loss, 0.0))
         self.count += 1
         loss = latent_loss / unit**2
         if loss < self.lowest:
-            self.best, self.lowest = found, loss
+            self.best, self.lowest = solution, loss
         return loss
 
 
@@ -145,8 +145,8 @@ class Slopes:
             weights = self.losses.new_tensor([self.unit * scale for scale in self.scales])
             self.gradients = list(torch.autograd.grad(self.losses, self.leaves, weights))
             self.losses = None
-        found, scale = self.gradients[row].flatten(), self.scales[row]
-        return found if scale == 1 else found / scale
+        gradient, scale = self.gradients[row].flatten(), self.scales[row]
+        return gradient if scale == 1 else gradient / scale
 
 
 @dataclass
@@ -169,8 +169,8 @@ class Evaluations:
         scale, shift = map(torch.stack, zip(*(
             search.solver.values(leaf) for search, leaf in zip(searches, leaves, strict=True)),
             strict=True))
-        found, _ = self.step.evaluate(self.model, scale, shift)
-        losses, found = self.step.latent_losses(found.latent), found.detached()
+        solution, _ = self.step.evaluate(self.model, scale, shift)
+        losses, solution = self.step.latent_losses(solution.latent), solution.detached()
         unit = noise_coefficient(*self.step.alphas) * self.model.weight(
             self.step.settings.guidance)
         scales = [search.solver.loss_scale.of(self.model.gradient_scale(search.step.latent))
@@ -180,7 +180,7 @@ class Evaluations:
         for place, (row, loss) in enumerate(zip(asked, losses.tolist(), strict=True)):
             search = searches[place]
             known = search.lowest if asked[row].again else search.see(
-                loss, unit, found.of_picture(place))
+                loss, unit, solution.of_picture(place))
             answers[row] = known, partial(slopes, place)
         return answers
 
@@ -196,8 +196,8 @@ def solve_together(model_of: ModelOf, searches: Sequence[Search]) -> list[Soluti
     evaluations, solutions = Evaluations(model_of, searches), []
     descents = [search.descent(model_of((row,)).gradient_scale(search.step.latent))
                 for row, search in enumerate(searches)]
-    found = in_lock_step(descents, evaluations)
-    for search, (point, _) in zip(searches, found, strict=True):
+    results = in_lock_step(descents, evaluations)
+    for search, (point, _) in zip(searches, results, strict=True):
         search.solver.point = point.view_as(search.solver.point)
         assert search.best is not None
         solutions.append(search.best)

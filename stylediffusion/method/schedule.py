@@ -1,8 +1,7 @@
-"""Noise levels of a DDIM trajectory, and the two units a latent is written in.
+"""Noise levels of a DDIM trajectory.
 
 Level 0 is the clean end (alpha-bar of timestep 0, not 1); level k = 1..N is the timestep
-1 + (1000 // N) * (k - 1). A VP latent z and a k-diffusion latent x are one thing in two units:
-x = z * sqrt(1 + sigma^2) with sigma^2 = (1 - alpha_bar) / alpha_bar.
+1 + (1000 // N) * (k - 1). In k-diffusion's terms sigma^2 = (1 - alpha_bar) / alpha_bar.
 """
 
 from __future__ import annotations
@@ -72,13 +71,3 @@ def deeper_steps(steps: int) -> int | None:
         return None
     candidates = (n for n in range(1, MAX_STEPS + 1) if last_timestep(n) >= SHALLOW_TIMESTEP)
     return min(candidates, key=lambda n: abs(n - steps))
-
-
-def vp_to_k(latent: Tensor, sigma: float | Tensor) -> Tensor:
-    """VP latent z to k-diffusion latent x = z * sqrt(1 + sigma^2)."""
-    return latent * (1 + sigma**2) ** 0.5
-
-
-def k_to_vp(latent: Tensor, sigma: float | Tensor) -> Tensor:
-    """k-diffusion latent x to VP latent z = x / sqrt(1 + sigma^2)."""
-    return latent / (1 + sigma**2) ** 0.5

@@ -1,7 +1,7 @@
 """The mapping networks M_t: from image tokens to the scale and shift of the value input.
 
-Section 3.2 of the paper. The value path of cross-attention hears c * s + b instead of the prompt
-embedding c; the key path goes on hearing c.
+Section 3.2 of the paper. The value input of cross-attention is c * s + b instead of the prompt
+embedding c; the key input stays c.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROWS = {SCALE_AND_SHIFT: 2 * CHUNK_TOKENS, PLAIN: CHUNK_TOKENS}
 def scale_and_shift(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(s, b) [77, d] of what M_t gives: [154, d] holds both; [77, d] is the paper's plain form.
 
-    The plain form, in which the value path hears M_t(E(x)) alone, is s = 0 and b = M_t(E(x)).
+    The plain form, in which the value input is M_t(E(x)) alone, is s = 0 and b = M_t(E(x)).
     """
     if len(rows) == CHUNK_TOKENS:
         return torch.zeros_like(rows), rows
@@ -30,7 +30,7 @@ def scale_and_shift(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def start_rows(form: str, context: Tensor) -> Tensor:
-    """Rows under which the value path hears the prompt embedding [1, 77 * m, d] as it is.
+    """Rows under which the value input is the prompt embedding [1, 77 * m, d] as it is.
 
     The plain form starts from the first chunk. Raises ValueError for an unknown form.
     """

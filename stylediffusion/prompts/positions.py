@@ -21,7 +21,7 @@ def positions_of(wanted: str, prompt: TokenizedPrompt) -> tuple[int, ...]:
         left, right = text.rfind(" ", 0, start) + 1, (text + " ").index(" ", end)
         if not any(map(is_of_word, text[left:start] + text[end:right])):
             start, end = left, right
-        positions.update(dict.fromkeys(p for own in owners[start:end] for p in own))
+        positions.update(dict.fromkeys(p for tokens in owners[start:end] for p in tokens))
     return tuple(positions)
 
 

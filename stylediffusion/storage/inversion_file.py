@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..method.data import (
-    KINDS,
+    PROMPT_BRANCHES,
     VALUE_EMBEDDING,
     Conditioning,
+    Embedding,
+    PromptEmbedding,
     Trajectory,
     ValueEmbedding,
 )
@@ -41,7 +43,7 @@ class FileError(ValueError):
     """A file that is not, or is no longer, an inversion."""
 
 
-def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -> None:
+def save(path: Path, trajectory: Trajectory, embedding: Embedding | None) -> None:
     """Write a file that is whole or not there.
 
     Raises FileError where the conditioning holds more than a prompt, or a number is not finite,
@@ -61,7 +63,8 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
         "negative": _pack("negative", trajectory.negative, tensors),
     }
     if embedding is not None:
-        tensors |= {"embedding.scale": embedding.scale, "embedding.shift": embedding.shift}
+        scale, shift = _tables(embedding)
+        tensors |= {"embedding.scale": scale, "embedding.shift": shift}
         tensors["embedding.losses"] = losses_table(embedding.losses)
         content["embedding"] = {
             "guidance": embedding.guidance, "prompt": embedding.prompt,
@@ -72,10 +75,18 @@ def save(path: Path, trajectory: Trajectory, embedding: ValueEmbedding | None) -
     write_whole(path, tensors, metadata)
 
 
-def load(path: Path) -> tuple[Trajectory, ValueEmbedding | None]:
+def _tables(embedding: Embedding) -> tuple[Tensor, Tensor]:
+    """Scale and shift [N, 77, d], as every kind stands in a file: a prompt is c * 0 + b."""
+    if isinstance(embedding, PromptEmbedding):
+        return torch.zeros_like(embedding.contexts), embedding.contexts
+    assert isinstance(embedding, ValueEmbedding)
+    return embedding.scale, embedding.shift
+
+
+def load(path: Path) -> tuple[Trajectory, Embedding | None]:
     """Read a file that `save` wrote; raises FileError for every other, and says what is wrong."""
     try:
-        metadata, tensors = read_whole(path, lambda found: _require_format(path, found))
+        metadata, tensors = read_whole(path, lambda header: _require_format(path, header))
     except DamagedError as error:
         raise FileError(
             f"'{path.name}' {error}; it is cut short or damaged: save the inversion again"
@@ -198,24 +209,24 @@ def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajecto
 
 def _embedding(
     content: dict[str, Any], tensors: dict[str, Tensor], trajectory: Trajectory
-) -> ValueEmbedding:
+) -> Embedding:
     said = content["embedding"]
     width = trajectory.positive[0][0].shape[-1]
     shape = (trajectory.steps, CHUNK_TOKENS, width)
     guidance = float(said["guidance"])
     _require(math.isfinite(guidance), f"its guidance is {guidance}")
     kind = said.get("kind", VALUE_EMBEDDING)
-    _require(kind in list(KINDS), f"{kind!r} is no kind of embedding")
-    return ValueEmbedding(
-        scale=checked(tensors, "embedding.scale", shape),
-        shift=checked(tensors, "embedding.shift", shape),
-        guidance=guidance,
-        prompt=_text(said["prompt"]),
-        fingerprint=_text(said["fingerprint"]),
-        losses=tuple(losses_of(tensors, "embedding.losses", trajectory.steps)),
-        kind=kind,
-        ends=trajectory.ends,
-    )
+    _require(kind in [VALUE_EMBEDDING, *PROMPT_BRANCHES], f"{kind!r} is no kind of embedding")
+    scale, shift = (checked(tensors, f"embedding.{name}", shape) for name in ("scale", "shift"))
+    origin: dict[str, Any] = {
+        "guidance": guidance, "prompt": _text(said["prompt"]),
+        "fingerprint": _text(said["fingerprint"]), "ends": trajectory.ends,
+        "losses": tuple(losses_of(tensors, "embedding.losses", trajectory.steps)),
+    }
+    if kind == VALUE_EMBEDDING:
+        return ValueEmbedding(scale, shift, **origin)
+    _require(not scale.any(), f"its {kind} has a scale")
+    return PromptEmbedding(shift, PROMPT_BRANCHES[kind], **origin)
 
 
 def _text(value: Any) -> str:

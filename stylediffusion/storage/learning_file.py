@@ -74,8 +74,8 @@ def _learnt(tensors: dict[str, Tensor], steps: int) -> Learnt:
 
 
 def _same_first(tensors: dict[str, Tensor], first: Tensor) -> bool:
-    own = checked(tensors, "first", (1, None, None, None))
-    if not tensors["latent"].shape == own.shape == first.shape:
+    saved = checked(tensors, "first", (1, None, None, None))
+    if not tensors["latent"].shape == saved.shape == first.shape:
         return False
-    off = torch.linalg.vector_norm(own - first.to("cpu", torch.float32))
-    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(own))
+    off = torch.linalg.vector_norm(saved - first.to("cpu", torch.float32))
+    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(saved))

@@ -25,15 +25,15 @@ def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     A checksum of everything stands among the metadata, for `reading.read_whole`. Raises OSError
     where that cannot be done, and then leaves nothing behind.
     """
-    own = {name: tensor.detach().to("cpu", copy=True).contiguous()
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous()
            for name, tensor in tensors.items()}
-    content = save(own, {**metadata, CHECKSUM: checksum(own, metadata)})
+    content = save(copies, {**metadata, CHECKSUM: checksum(copies, metadata)})
     beside = path.with_name(path.name + PART)
     try:
         beside.write_bytes(content)
         beside.replace(path)
     finally:
-        with suppress(OSError):  # the reason why it could not be written is the one to hear
+        with suppress(OSError):  # the reason why it could not be written is the one to tell
             beside.unlink(missing_ok=True)
 
 

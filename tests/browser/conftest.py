@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo import scenes
+from demo import drawing
 from development import browser
 from development.environment import ensure
 from development.server import Server
@@ -45,7 +45,7 @@ def server(able: None) -> Iterator[Server]:
 def photo(server: Server) -> None:
     """The host's own example picture, which a new base directory does not have."""
     written = io.BytesIO()
-    scenes.draw(trials.DEMO.scene).save(written, "PNG")
+    drawing.draw(trials.DEMO.scene).save(written, "PNG")
     server.upload_image("example.png", written.getvalue())
 
 

@@ -4,15 +4,15 @@ import random
 
 import numpy as np
 import pytest
-from stylediffusion_pack.demo import scenes
+from stylediffusion_pack.demo import drawing, scenes
 
 from training import trials
 
 
 def test_a_layout_is_drawn_alike_every_time() -> None:
     first, again = (next(scenes.random_scenes(7)) for _ in range(2))
-    assert scenes.draw(first).tobytes() == scenes.draw(again).tobytes()
-    assert scenes.draw(first).size == (128, 128)
+    assert drawing.draw(first).tobytes() == drawing.draw(again).tobytes()
+    assert drawing.draw(first).size == (128, 128)
 
 
 def test_training_scenes_never_hold_an_unseen_triple() -> None:
@@ -31,8 +31,8 @@ def test_unseen_triples_cover_every_object() -> None:
 @pytest.mark.parametrize("change", [{"colour": "blue"}, {"name": "cup"}])
 def test_a_true_edit_changes_the_object_and_nothing_else(change: dict[str, str]) -> None:
     scene = scenes.scene_of(("car", "red", "meadow"), "painting", random.Random(5))
-    before, after = scenes.draw(scene), scenes.draw(scenes.edited(scene, **change))
-    mask = scenes.changed_mask(before, after)
+    before, after = drawing.draw(scene), drawing.draw(scenes.edited(scene, **change))
+    mask = drawing.changed_mask(before, after)
     rows, columns = np.nonzero(mask)
     thing = scene.things[0]
     assert 0.01 < mask.mean() < 0.4
@@ -42,11 +42,11 @@ def test_a_true_edit_changes_the_object_and_nothing_else(change: dict[str, str])
 
 def test_a_true_edit_of_the_place_leaves_the_object() -> None:
     scene = scenes.scene_of(("ball", "red", "meadow"), "painting", random.Random(5))
-    before, after = scenes.draw(scene), scenes.draw(scenes.edited(scene, place="snow"))
+    before, after = drawing.draw(scene), drawing.draw(scenes.edited(scene, place="snow"))
     thing = scene.things[0]
     centre = (round(thing.x), round(thing.y - 0.2 * thing.size))
     assert before.getpixel(centre) == after.getpixel(centre)
-    assert scenes.changed_mask(before, after).mean() > 0.3
+    assert drawing.changed_mask(before, after).mean() > 0.3
 
 
 def test_captions_are_english_and_made_of_the_vocabulary() -> None:

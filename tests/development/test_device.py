@@ -89,7 +89,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("command, started", [
-    (["demo", "--out", "/there"], ("development.demo", "--out", "/there")),
+    (["demo", "--out", "/there"], ("training.demo", "--out", "/there")),
     (["test", "tests/nodes", "-n", "0"],
      ("pytest", "-n", "auto", "--dist", "loadfile", "tests/nodes", "-n", "0")),
     (["serve", "--no-browser"], ("development.serve", "--no-browser")),

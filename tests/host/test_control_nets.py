@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host, vp_to_k
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import heatmaps, tau_sweep
 from stylediffusion_pack.stylediffusion.host.views.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.method import (
@@ -28,7 +28,6 @@ from stylediffusion_pack.stylediffusion.method import (
     data,
     learning,
     prompt_to_prompt,
-    schedule,
 )
 
 from tests import checkpoints, golden
@@ -109,10 +108,18 @@ def trajectory(model: Any, control_net: Any) -> data.Trajectory:
 
 def released(trajectory: data.Trajectory) -> data.Trajectory:
     """The same way, without the ControlNet."""
-    bare = [[(tensor, {k: v for k, v in extra.items() if "control" not in k})
-             for tensor, extra in conditioning]
-            for conditioning in (trajectory.positive, trajectory.negative)]
-    return replace(trajectory, positive=bare[0], negative=bare[1])
+    return data.Trajectory(
+        *(getattr(trajectory, field.name) for field in fields(data.Trajectory)))
+
+
+def test_the_conditioning_of_a_trajectory_under_a_control_net_is_plain_data(
+    trajectory: data.Trajectory
+) -> None:
+    assert isinstance(trajectory, control_nets.ControlledTrajectory)
+    for _, extra in (*trajectory.positive, *trajectory.negative):
+        for name, value in extra.items():
+            plain = value is None or isinstance(value, (torch.Tensor, str, int, float, bool))
+            assert plain and "control" not in name
 
 
 def edits(window: prompt_to_prompt.Window, *prompts: str) -> prompt_to_prompt.Control:
@@ -162,7 +169,7 @@ def test_rows_without_an_edit_are_the_hosts_own_under_its_own_node(
         own.set_conds(*conditioned)
         own.set_cfg(GUIDANCE)
         sigmas = trajectory.levels.sampling_sigmas()
-        start = schedule.vp_to_k(trajectory.noise, float(sigmas[0]))
+        start = vp_to_k(trajectory.noise, float(sigmas[0]))
         start = vp_to_host(model, start).expand(3, -1, -1, -1).clone()
         found = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                            sigmas, disable_pbar=True, seed=0)
@@ -210,7 +217,7 @@ def test_every_step_up_is_by_the_noise_under_the_hosts_own_node(
 def test_strength_0_is_the_same_as_no_control_net(model: Any, control_net: Any) -> None:
     without, idle = inverted(model), inverted(model, control_net, hint(), 0.0)
     assert torch.equal(without.latents, idle.latents)
-    assert control_nets.control_net_of(idle.positive) is None
+    assert control_nets.control_net_of(idle) is None
     for fast in (True, False):
         one, other = learn(model, without, fast), learn(model, idle, fast)
         assert torch.equal(one.scale, other.scale) and torch.equal(one.shift, other.shift)
@@ -240,7 +247,7 @@ def test_learning_under_a_control_net_lowers_the_loss_and_leaves_it_as_it_was(
     for name, tensor in after.items():
         assert torch.equal(tensor, kept[name][0]) and tensor.grad is None, name
         assert tensor.requires_grad == kept[name][1], name
-    used = control_nets.control_net_of(way.positive)
+    used = control_nets.control_net_of(way)
     assert used.cond_hint is None and used.previous_controlnet is None
     assert golden.relative(learn(model, released(way), fast).scale, embedding.scale) > 1e-3
 

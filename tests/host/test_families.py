@@ -8,8 +8,9 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from reference import textbook

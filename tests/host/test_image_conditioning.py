@@ -7,9 +7,10 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data, schedule
 
 from tests import families, golden
@@ -35,8 +36,8 @@ def test_it_inverts_learns_and_brings_the_picture_back(
     family: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estimates: list[memory.Estimate] = []
-    make_room = memory.make_room
-    monkeypatch.setattr(memory, "make_room", lambda model, others, estimate: (
+    make_room = memory.plan_memory
+    monkeypatch.setattr(memory, "plan_memory", lambda model, others, estimate: (
         estimates.append(estimate), make_room(model, others, estimate))[1])
     with torch.inference_mode():
         model = families.load(family)

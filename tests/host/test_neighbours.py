@@ -14,8 +14,8 @@ from stylediffusion_pack.stylediffusion.host import control_nets
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import vp_to_host
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt
 
 from tests import families, golden, neighbours

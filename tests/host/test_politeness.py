@@ -5,7 +5,8 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host, vp_to_k
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import alignment, data, prompt_to_prompt, schedule
 
 from tests import golden
@@ -35,7 +36,7 @@ def host_euler(
     own.set_conds(rows, negative)
     own.set_cfg(GUIDANCE)
     sigmas = levels.sampling_sigmas()
-    start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
     start = start.expand(len(rows[0][0]), -1, -1, -1).clone()
     samples = own.sample(torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"),
                          sigmas, disable_pbar=True, seed=0)

@@ -69,9 +69,11 @@ def test_sampling_starts_at_the_last_latent_of_a_trajectory() -> None:
     assert torch.equal(made.noise, torch.full((1, 4, 2, 2), 2.0))
 
 
-def embedding(kind: str) -> data.ValueEmbedding:
-    table = torch.zeros(2, 77, 8)
-    return data.ValueEmbedding(table, table, 7.5, "a cat", "", (), kind)
+def embedding(kind: str, steps: int = 2) -> data.Embedding:
+    table, origin = torch.zeros(steps, 77, 8), {"guidance": 7.5, "prompt": "a cat"}
+    if kind == data.VALUE_EMBEDDING:
+        return data.ValueEmbedding(table, table, **origin, fingerprint="")
+    return data.PromptEmbedding(table, data.PROMPT_BRANCHES[kind], **origin, fingerprint="")
 
 
 @pytest.mark.parametrize(("kind", "node"), [
@@ -82,7 +84,7 @@ def test_an_embedding_of_another_trajectory_names_the_node_to_run(kind: str, nod
     own = embedding(kind)
     data.require_own_embedding(trajectory(), own)
     with pytest.raises(ValueError, match=f"^the {kind} was learnt over 3 steps, .* 2; run {node}"):
-        data.require_own_embedding(trajectory(), replace(own, scale=torch.zeros(3, 77, 8)))
+        data.require_own_embedding(trajectory(), embedding(kind, 3))
     other = f"^the {kind} was learnt for the prompt 'a dog', .* with 'a cat'; run {node}"
     with pytest.raises(ValueError, match=other):
         data.require_own_embedding(trajectory(), replace(own, prompt="a dog"))

@@ -102,7 +102,7 @@ def test_rows_look_with_the_sources_query_inside_their_windows() -> None:
 def test_the_source_hears_the_embedding_at_every_step_and_targets_inside_tau_v() -> None:
     scale, shift = drawn(STEPS, 77, WIDTH, seed=7), drawn(STEPS, 77, WIDTH, seed=8)
     longer = Alignment(torch.eye(77), torch.ones(77))
-    embedding = ValueEmbedding(scale, shift, 7.5, "", "", ())
+    embedding = ValueEmbedding(scale, shift, guidance=7.5, prompt="", fingerprint="")
     plan = edit_plan.make_plan(
         control((replace(REPLACED, alignment=longer),)), embedding, STEPS, CPU)
     values = drawn(2, 154, WIDTH, seed=9)

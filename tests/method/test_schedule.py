@@ -47,12 +47,6 @@ def test_steps_outside_the_range_are_an_error_that_names_them(steps: int) -> Non
         schedule.make_levels(steps, textbook_alphas())
 
 
-def test_units_follow_x_equals_z_times_root_of_one_plus_sigma_squared() -> None:
-    z = torch.tensor([1.0, -2.0])
-    assert schedule.vp_to_k(z, 3.0).tolist() == pytest.approx([10**0.5, -2 * 10**0.5])
-    assert torch.allclose(schedule.k_to_vp(schedule.vp_to_k(z, 3.0), 3.0), z)
-
-
 def test_steps_that_stop_short_of_the_noise_get_a_better_neighbour() -> None:
     assert schedule.deeper_steps(30) is None
     assert schedule.deeper_steps(400) == 401

@@ -32,8 +32,10 @@ def fitting(wanted: Any) -> Any:
         trait = doors.SOURCES[kind][1]
         found = {"LATENT": {}, "IMAGE": torch.zeros(1), "MASK": torch.zeros(1)}.get(kind)
         if found is None:
-            named = isinstance(trait, str)
-            found = SimpleNamespace(**{trait: 1}) if named else trait.__new__(trait)
+            if isinstance(trait, str):
+                return SimpleNamespace(**{trait: 1})
+            concrete = next(iter(trait.__subclasses__()), trait)
+            found = concrete.__new__(concrete)
         return found
     return "x" if isinstance(wanted, io.String.Input) else True
 

@@ -7,12 +7,13 @@ from urllib.parse import quote
 
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.environment import ensure
 from development.places import BASE_FOLDERS, PACK_NAME
 from development.server import Server
 from tests import archive, logs
 from tests.graphs import short
+from training import editing
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import Server
 from tests.graphs import CONTROL, INVERT, changed, short
+from training import editing
 
 SHAPES = {"square": (128, 128), "3:2": (192, 128), "1:2": (128, 256)}
 REPLACE = ["a painting of an orange cat in the city", "a painting of a brown boat in the city",
@@ -24,7 +25,7 @@ def graph(server: Server) -> Prompt:
 def shaped(prompt: Prompt, shape: str) -> Prompt:
     width, height = SHAPES[shape]
     scale = {"class_type": "ImageScale", "inputs": {
-        "image": [editing.node_of(prompt, "StyleDiffusionDemoScene"), 0],
+        "image": [examples.node_of(prompt, "StyleDiffusionDemoScene"), 0],
         "upscale_method": "bilinear", "width": width, "height": height, "crop": "disabled"}}
     return {**changed(prompt, "VAEEncode", pixels=["scale", 0]), "scale": scale}
 
@@ -38,7 +39,7 @@ def test_it_runs_and_the_reconstruction_is_left_alone(
     wanted = changed(shaped(graph, shape), CONTROL, targets="\n".join(targets), mode=mode,
                      blend_words=blends)
     entry = server.wait(server.queue(wanted))
-    painted = editing.decoded(server.images(entry)[editing.node_of(wanted, "SaveImage")])
+    painted = editing.decoded(server.images(entry)[examples.node_of(wanted, "SaveImage")])
     width, height = SHAPES[shape]
     assert [tuple(p.shape) for p in painted] == [(height, width, 3)] * (1 + count)
     for edit in painted[1:]:
@@ -47,9 +48,9 @@ def test_it_runs_and_the_reconstruction_is_left_alone(
 
 def test_an_edit_of_no_word_is_the_reconstruction(server: Server, graph: Prompt) -> None:
     """The source prompt as its own target: with all maps held, row 1 is row 0."""
-    source = graph[editing.node_of(graph, INVERT)]["inputs"]["prompt"]
+    source = graph[examples.node_of(graph, INVERT)]["inputs"]["prompt"]
     held = changed(graph, CONTROL, targets=source, blend_words="", tau_v=1.0, tau_c=1.0,
                    tau_s=1.0, tau_u=1.0)
     entry = server.wait(server.queue(held))
-    painted = editing.decoded(server.images(entry)[editing.node_of(held, "SaveImage")])
+    painted = editing.decoded(server.images(entry)[examples.node_of(held, "SaveImage")])
     assert (painted[1] - painted[0]).abs().max() <= 1 / 255

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes
-from development import editing, examples
+from demo import drawing
+from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, Server
 from tests.graphs import CONTROL, SAMPLE, short
-from training import trials
+from training import editing, trials
 
 KEEP, SCENE, ENCODE, DECODE = (
     "StyleDiffusionKeepPixels", "StyleDiffusionDemoScene", "VAEEncode", "VAEDecode")
@@ -22,7 +22,7 @@ FEATHER = 12
 
 def photo() -> bytes:
     """The demo's scene, larger, and with a grain that no VAE gives back."""
-    image = scenes.draw(trials.DEMO.scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    image = drawing.draw(trials.DEMO.scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     grain = Image.effect_noise((WIDTH, HEIGHT), 40).convert("RGB")
     written = io.BytesIO()
     Image.blend(image, grain, 0.1).save(written, "PNG")
@@ -33,14 +33,14 @@ def photo() -> bytes:
 def graph(server: Server) -> Prompt:
     """The photo is scaled to 133 x 131, which the VAE crops to 128 x 128."""
     prompt = short(examples.prompt("Demo"))
-    scene, encode, decode = (editing.node_of(prompt, kind) for kind in (SCENE, ENCODE, DECODE))
+    scene, encode, decode = (examples.node_of(prompt, kind) for kind in (SCENE, ENCODE, DECODE))
     prompt[scene] = {"class_type": "LoadImage", "inputs": {
         "image": server.upload_image("larger.png", photo())}}
     prompt["scaled"] = {"class_type": "ImageScale", "inputs": {
         "image": [scene, 0], "upscale_method": "lanczos", "width": 133, "height": 131,
         "crop": "disabled"}}
     prompt[encode]["inputs"]["pixels"] = ["scaled", 0]
-    sample = editing.node_of(prompt, SAMPLE)
+    sample = examples.node_of(prompt, SAMPLE)
     prompt["kept"] = {"class_type": KEEP, "inputs": {
         "image": [scene, 0], "edits": [decode, 0], "mask": [sample, 1], "feather": FEATHER}}
     prompt["masks"] = {"class_type": "MaskToImage", "inputs": {"mask": [sample, 1]}}
@@ -110,7 +110,7 @@ def test_a_photo_of_another_shape_is_an_error_with_the_remedy(
 def test_without_a_region_the_log_says_that_nothing_is_kept(
     server: Server, graph: Prompt
 ) -> None:
-    control = editing.node_of(graph, CONTROL)
+    control = examples.node_of(graph, CONTROL)
     everywhere = {**graph[control], "inputs": {**graph[control]["inputs"], "blend_words": ""}}
     entry = server.wait(server.queue({**graph, control: everywhere}))
     assert entry["outputs"]["kept"]["text"][0].endswith("100.0 %, 5.8 %, 5.8 %")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.environment import ensure
 from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server
@@ -29,7 +29,7 @@ def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 def looking_for(prompt: Prompt, words: str) -> Prompt:
     """The graph's inversion, and the heat of words that its prompt has or has not."""
-    invert = editing.node_of(prompt, "StyleDiffusionDDIMInvert")
+    invert = examples.node_of(prompt, "StyleDiffusionDDIMInvert")
     inputs = prompt[invert]["inputs"]
     return {**prompt, "heat": {"class_type": FAILING, "inputs": {
         "model": inputs["model"], "clip": inputs["clip"], "trajectory": [invert, 0],

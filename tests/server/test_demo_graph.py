@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from demo import scenes
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import (
     ExecutionError,
@@ -15,7 +15,7 @@ from development.server import (
     cached_nodes,
 )
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
-from training import trials
+from training import editing, trials
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def numbers(pictures: editing.Pictures) -> dict[str, Any]:
 
 def test_the_shipped_graph_is_the_trial_chosen_before_training(shipped: Prompt) -> None:
     assert editing.for_trial(shipped, trials.DEMO) == shipped
-    scene = shipped[editing.node_of(shipped, INVERT)]["inputs"]["prompt"]
+    scene = shipped[examples.node_of(shipped, INVERT)]["inputs"]["prompt"]
     assert scene == scenes.caption(trials.DEMO.scene)
 
 
@@ -81,9 +81,9 @@ def test_another_target_repeats_neither_inversion_nor_learning(
                      blend_words="cat")
     entry = server.wait(server.queue(second))
     kept = cached_nodes(entry)
-    assert {editing.node_of(first, kind) for kind in (INVERT, LEARN)} <= kept
-    assert editing.node_of(first, SAMPLE) not in kept
-    assert len(server.images(entry)[editing.node_of(first, "SaveImage")]) == 2
+    assert {examples.node_of(first, kind) for kind in (INVERT, LEARN)} <= kept
+    assert examples.node_of(first, SAMPLE) not in kept
+    assert len(server.images(entry)[examples.node_of(first, "SaveImage")]) == 2
 
 
 def test_an_error_downstream_loses_nothing_that_was_learnt(
@@ -96,14 +96,14 @@ def test_an_error_downstream_loses_nothing_that_was_learnt(
         server.wait(server.queue(wrong))
     right = changed(wrong, CONTROL, mode="auto")
     kept = cached_nodes(server.wait(server.queue(right)))
-    assert {editing.node_of(right, kind) for kind in (INVERT, LEARN)} <= kept
+    assert {examples.node_of(right, kind) for kind in (INVERT, LEARN)} <= kept
 
 
 def test_learning_is_interrupted_on_its_way_and_the_host_goes_on(
     server: Server, shipped: Prompt
 ) -> None:
     long = changed(shipped, LEARN, seed=6)
-    learning = editing.node_of(long, LEARN)
+    learning = examples.node_of(long, LEARN)
     seen: list[tuple[float, float]] = []
 
     def progress(node_id: str, value: float, maximum: float) -> None:
@@ -116,7 +116,7 @@ def test_learning_is_interrupted_on_its_way_and_the_host_goes_on(
         server.wait(server.queue(long), progress)
     assert all(value < maximum for value, maximum in seen), "learning went on to its end"
     kept = cached_nodes(server.wait(server.queue(short(shipped))))
-    assert editing.node_of(long, LEARN) not in kept
+    assert examples.node_of(long, LEARN) not in kept
 
 
 @pytest.mark.parametrize("steps", [0, 501])
@@ -139,7 +139,7 @@ def masked(prompt: Prompt) -> Prompt:
 
 def inserted(prompt: Prompt, node: dict[str, Any]) -> Prompt:
     """The graph with a latent node between VAE Encode and DDIM Invert."""
-    node["inputs"]["samples"] = [editing.node_of(prompt, "VAEEncode"), 0]
+    node["inputs"]["samples"] = [examples.node_of(prompt, "VAEEncode"), 0]
     return {**changed(prompt, INVERT, latent=["between", 0]), "between": node}
 
 

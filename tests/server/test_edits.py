@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo import scenes
+from demo import drawing, scenes
 from development.environment import ensure
 from development.server import Server
 from edits import graphs
@@ -35,7 +35,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder, found = tmp_path_factory.mktemp("table"), []
     for number, trial in enumerate(TESTS[:4]):
         path = folder / f"scene{number}.png"
-        scenes.draw(trial.scene).save(path)
+        drawing.draw(trial.scene).save(path)
         found += [Row(f"scene{number}/{kind}", path, scenes.caption(trial.scene),
                       scenes.caption(edit), trial.object)
                   for kind, edit in zip(("colour", "object"), trial.edits, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from demo import scenes
+from demo import drawing, scenes
 from development import examples
 from development.examples import EXAMPLES, Prompt
 from development.server import Server
@@ -41,7 +41,7 @@ def equipped(server: Server) -> Iterator[Server]:
     checkpoints.controlnet(paths["controlnet"])
     save_file(tower_file(), paths["clip_vision"])
     photo = io.BytesIO()
-    scenes.draw(trials.DEMO.scene).save(photo, "PNG")
+    drawing.draw(trials.DEMO.scene).save(photo, "PNG")
     server.upload_image(PHOTO, photo.getvalue())
     yield server
     for path in paths.values():

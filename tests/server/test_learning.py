@@ -10,14 +10,14 @@ import aiohttp
 import psutil
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.environment import ensure
 from development.examples import Prompt
 from development.server import ExecutionInterrupted, Server, ServerError
-from stylediffusion.drawing.metrics import psnr
 from tests import logs
 from tests.bases import base_directory
 from tests.graphs import INVERT, LEARN, changed
+from training import editing
 
 SCENE = "StyleDiffusionDemoScene"
 FIRST_STEP = 12  # of the bar: the evaluations of the fast preset's first step
@@ -34,7 +34,7 @@ class LearningProgress:
     """Notes what the learning node reports, and does something once it is past the middle."""
 
     def __init__(self, prompt: Prompt, then: Any = None) -> None:
-        self.node, self.then = editing.node_of(prompt, LEARN), then
+        self.node, self.then = examples.node_of(prompt, LEARN), then
         self.values: list[float] = []
 
     def __call__(self, node_id: str, value: float, maximum: float) -> None:
@@ -48,7 +48,7 @@ class LearningProgress:
 
 def pictures(server: Server, prompt: Prompt, progress: Any = None) -> list[Any]:
     entry = server.wait(server.queue(prompt), progress)
-    return editing.decoded(server.images(entry)[editing.node_of(prompt, "SaveImage")])
+    return editing.decoded(server.images(entry)[examples.node_of(prompt, "SaveImage")])
 
 
 def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt) -> None:
@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_and_paints_the_same(server: Server, graph: Prompt
     whole = pictures(server, unused, again)
     assert min(again.values) < max(again.values) / 3, "nothing was left of the stopped run"
     for one, other in zip(resumed, whole, strict=True):
-        assert psnr(one, other) > 45, "the kernels' own rounding is all that may differ"
+        assert editing.decibels(one, other) > 45, "the kernels' own rounding is all that may differ"
 
 
 async def texts_until(server: Server, prompt: Prompt, wanted: str) -> list[str]:
@@ -70,7 +70,7 @@ async def texts_until(server: Server, prompt: Prompt, wanted: str) -> list[str]:
     The run is interrupted once a time is shown.
     """
     address = f"ws{server.url[len('http'):]}/ws?clientId={server.client_id}"
-    node, said = editing.node_of(prompt, LEARN).encode(), list[str]()
+    node, said = examples.node_of(prompt, LEARN).encode(), list[str]()
     async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
         server.queue(prompt)
         while not (said and re.match(wanted, said[-1])):
@@ -119,7 +119,7 @@ def test_a_list_of_photos_is_learnt_side_by_side_and_each_as_alone(
 ) -> None:
     """ComfyUI maps every other node over the list; Learn Value Embedding takes it whole."""
     graph = changed(graph, INVERT, steps=6)
-    scene = editing.node_of(graph, SCENE)
+    scene = examples.node_of(graph, SCENE)
     listed = changed(graph, "VAEEncode", pixels=["photos", 0])
     listed["other"] = {"class_type": SCENE, "inputs": {**graph[scene]["inputs"], "seed": 13}}
     listed["photos"] = {"class_type": "CreateList", "inputs": {
@@ -132,5 +132,6 @@ def test_a_list_of_photos_is_learnt_side_by_side_and_each_as_alone(
     apart = [pictures(server, changed(graph, SCENE, seed=seed)) for seed in (11, 13)]
     assert len(apart[0]) == len(apart[1]) == 3 and len(together) == 6
     for one, other in zip(together, [*apart[0], *apart[1]], strict=True):
-        assert psnr(one, other) > 40, "rows of one batch are rounded otherwise than alone"
-    assert psnr(together[0], together[3]) < 30, "two different photos"
+        off = editing.decibels(one, other)
+        assert off > 40, "rows of one batch are rounded otherwise than alone"
+    assert editing.decibels(together[0], together[3]) < 30, "two different photos"

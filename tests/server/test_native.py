@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, Server
 from tests.graphs import CONTROL, INVERT, SAMPLE, changed, short
+from training import editing
 
 GUIDER, GENERATE = "StyleDiffusionP2PlusGuider", "StyleDiffusionGenerate"
 MODEL = "StyleDiffusionLoadDemoModel"
@@ -22,14 +23,14 @@ def graph(server: Server) -> Prompt:
 
 def natively(prompt: Prompt) -> Prompt:
     """The graph with Sample's inputs on P2Plus Guider, sampled and decoded beside it."""
-    sample = prompt[editing.node_of(prompt, SAMPLE)]
+    sample = prompt[examples.node_of(prompt, SAMPLE)]
     added = {
         "guider": {"class_type": GUIDER, "inputs": sample["inputs"]},
         "native": {"class_type": "SamplerCustomAdvanced", "inputs": {
             name: ["guider", i] for i, name in enumerate(
                 ("noise", "guider", "sampler", "sigmas", "latent_image"))}},
         "decoded": {"class_type": "VAEDecode", "inputs": {
-            "samples": ["native", 0], "vae": [editing.node_of(prompt, MODEL), 2]}},
+            "samples": ["native", 0], "vae": [examples.node_of(prompt, MODEL), 2]}},
         "saved": {"class_type": "PreviewImage", "inputs": {"images": ["decoded", 0]}},
     }
     return {**prompt, **added}
@@ -37,12 +38,12 @@ def natively(prompt: Prompt) -> Prompt:
 
 def generated(prompt: Prompt, guidance: float = 5.0) -> Prompt:
     """The graph with a picture from a seed in the place of the inverted one; nothing is learnt."""
-    model, painter = (editing.node_of(prompt, kind) for kind in (MODEL, INVERT))
+    model, painter = (examples.node_of(prompt, kind) for kind in (MODEL, INVERT))
     wishes = {"prompt": PROMPT, "negative_prompt": "", "width": 128, "height": 128, "steps": 20,
               "guidance": guidance, "seed": 3}
     prompt = changed(prompt, SAMPLE, guidance=guidance)
-    del prompt[editing.node_of(prompt, SAMPLE)]["inputs"]["value_embedding"]
-    del prompt[editing.node_of(prompt, "StyleDiffusionLearnValueEmbedding")]
+    del prompt[examples.node_of(prompt, SAMPLE)]["inputs"]["value_embedding"]
+    del prompt[examples.node_of(prompt, "StyleDiffusionLearnValueEmbedding")]
     prompt[painter] = {"class_type": GENERATE, "inputs": {
         "model": [model, 0], "clip": [model, 1], **wishes}}
     first = {
@@ -64,7 +65,7 @@ def test_the_hosts_sampler_paints_what_sample_paints(
     server: Server, graph: Prompt, words: str
 ) -> None:
     found = pictures(server, natively(changed(graph, CONTROL, blend_words=words)))
-    ours = found[editing.node_of(graph, "SaveImage")]
+    ours = found[examples.node_of(graph, "SaveImage")]
     assert len(ours) == len(found["saved"]) == 3
     for one, other in zip(ours, found["saved"], strict=True):
         assert one.equal(other)
@@ -76,7 +77,7 @@ def test_another_sampler_node_of_the_host_keeps_the_blend(server: Server, graph:
     prompt["native"]["inputs"]["sampler"] = ["other", 0]
     found = pictures(server, {**prompt, "other": {
         "class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}})
-    ours = found[editing.node_of(graph, "SaveImage")]
+    ours = found[examples.node_of(graph, "SaveImage")]
     assert len(ours) == len(found["saved"]) == 3
     assert all(one.equal(other) for one, other in zip(ours, found["saved"], strict=True))
 
@@ -84,7 +85,7 @@ def test_another_sampler_node_of_the_host_keeps_the_blend(server: Server, graph:
 def test_a_generated_picture_is_edited_like_a_photo(server: Server, graph: Prompt) -> None:
     found = pictures(server, generated(graph))
     (alone,) = found["shown"]
-    source, edit = found[editing.node_of(graph, "SaveImage")]
+    source, edit = found[examples.node_of(graph, "SaveImage")]
     assert (source - alone).abs().max() <= 1 / 255
     changed_by = (edit - source).abs().amax(-1) > 0.2
     assert 0.01 < changed_by.float().mean() < 0.4

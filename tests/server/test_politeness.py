@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import Server, cached_nodes
 from tests.graphs import CONTROL, short
@@ -46,11 +46,11 @@ def test_the_hosts_ksampler_is_the_same_bit_for_bit_before_between_and_after(
     server: Server,
 ) -> None:
     graph = short(examples.prompt("Demo"))
-    model = editing.node_of(graph, "StyleDiffusionLoadDemoModel")
+    model = examples.node_of(graph, "StyleDiffusionLoadDemoModel")
     before = sample(server, model, "before")
     server.wait(server.queue(graph))
     between = sample(server, model, "between")
-    control = graph[editing.node_of(graph, CONTROL)]["inputs"]
+    control = graph[examples.node_of(graph, CONTROL)]["inputs"]
     control.update(
         targets="a painting of a very pink cat in the city", blend_words="cat", tau_u=0.5)
     ran = server.wait(server.queue(graph))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
+from training import editing
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def loading(prompt: Prompt, file: str) -> Prompt:
     found = changed(prompt, SAMPLE, trajectory=["load", 0], value_embedding=["load", 1])
     found = changed(found, CONTROL, trajectory=["load", 0])
     for kind in (INVERT, LEARN):
-        del found[editing.node_of(found, kind)]
+        del found[examples.node_of(found, kind)]
     return {**found, "load": {
         "class_type": "StyleDiffusionLoadInversion", "inputs": {"file": file}}}
 
@@ -28,11 +29,11 @@ def loading(prompt: Prompt, file: str) -> Prompt:
 def test_an_edit_from_a_saved_inversion_is_the_same_to_the_last_bit(
     server: Server, graph: Prompt
 ) -> None:
-    learn = editing.node_of(graph, LEARN)
+    learn = examples.node_of(graph, LEARN)
     save = {"class_type": "StyleDiffusionSaveInversion", "inputs": {
-        "trajectory": [editing.node_of(graph, INVERT), 0], "value_embedding": [learn, 0],
+        "trajectory": [examples.node_of(graph, INVERT), 0], "value_embedding": [learn, 0],
         "filename_prefix": "kept/cat"}}
-    shown = editing.node_of(graph, "SaveImage")
+    shown = examples.node_of(graph, "SaveImage")
     before = server.wait(server.queue({**graph, "save": save}))
     text = before["outputs"]["save"]["text"][0]
     file = f"kept/{text.removeprefix('Saved as ')} [output]"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from development import editing, examples
+from development import examples
 from development.examples import Prompt
 from development.server import PromptRejected, Server
 from tests import logs
@@ -47,7 +47,7 @@ def test_targets_from_another_node_are_read_in_the_run_and_the_rest_before(
         server.queue(linked(typed, ORANGE))
     entry = server.wait(server.queue(linked(changed(graph, CONTROL, blend_words="cat"), ORANGE)))
     (files,) = (f for name, f in server.images(entry).items()
-                if name == editing.node_of(graph, "SaveImage"))
+                if name == examples.node_of(graph, "SaveImage"))
     assert len(files) == 2, "the reconstruction and one edit"
 
 

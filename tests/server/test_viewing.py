@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import scenes
-from development import editing, examples
+from demo import drawing
+from development import examples
 from development.examples import Prompt
 from development.server import ExecutionError, PromptRejected, Server, cached_nodes
-from stylediffusion.drawing.metrics import psnr
 from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
-from training import trials
+from training import editing, trials
 
 HEAT, COMPARE, SCENE = (
     "StyleDiffusion" + name for name in ("Heatmaps", "ComparisonSheet", "DemoScene"))
@@ -26,7 +25,7 @@ def graph(server: Server) -> Prompt:
     prompt = short(examples.prompt("Demo"))
 
     def at(kind: str, slot: int = 0) -> list[Any]:
-        return [editing.node_of(prompt, kind), slot]
+        return [examples.node_of(prompt, kind), slot]
 
     seen = {"model": at(MODEL), "clip": at(MODEL, 1), "trajectory": at(INVERT), "image": at(SCENE),
             "words": "cat, city", "target": 0, "steps": "0-1"}
@@ -68,8 +67,8 @@ def test_a_word_looks_at_its_thing_in_the_inversion(
     pictures: dict[str, list[torch.Tensor]]
 ) -> None:
     trial = trials.DEMO
-    source, recoloured = scenes.draw(trial.scene), scenes.draw(trial.edits[0])
-    thing = torch.from_numpy(scenes.changed_mask(source, recoloured))
+    source, recoloured = drawing.draw(trial.scene), drawing.draw(trial.edits[0])
+    thing = torch.from_numpy(drawing.changed_mask(source, recoloured))
     cat, city = (mask[..., 0] for mask in pictures["shown inversion"])
     assert cat.shape == thing.shape and cat.max() == city.max() == 1
     assert cat[thing].mean() > 2 * cat[~thing].mean()
@@ -79,7 +78,7 @@ def test_a_word_looks_at_its_thing_in_the_inversion(
 def test_an_edit_has_a_mask_and_a_tile_for_each_of_its_words(
     graph: Prompt, pictures: dict[str, list[torch.Tensor]]
 ) -> None:
-    target = graph[editing.node_of(graph, CONTROL)]["inputs"]["targets"].splitlines()[1]
+    target = graph[examples.node_of(graph, CONTROL)]["inputs"]["targets"].splitlines()[1]
     count = len(dict.fromkeys(target.split()))
     assert len(pictures["shown edit"]) == count
     (sheet,), (narrow,) = pictures["edit"], pictures["inversion"]
@@ -93,26 +92,26 @@ def test_an_edit_has_a_mask_and_a_tile_for_each_of_its_words(
 def test_the_sheet_shows_source_reconstruction_and_edits(
     graph: Prompt, pictures: dict[str, list[torch.Tensor]]
 ) -> None:
-    painted = pictures[editing.node_of(graph, "SaveImage")]
-    source = torch.from_numpy(np.asarray(scenes.draw(trials.DEMO.scene)).copy()).float() / 255
+    painted = pictures[examples.node_of(graph, "SaveImage")]
+    source = torch.from_numpy(np.asarray(drawing.draw(trials.DEMO.scene)).copy()).float() / 255
     (sheet,) = pictures["sheet"]
     places = [(52, 16), (52, 288), (364, 16), (364, 288)]
     for (top, left), wanted in zip(places, [source, *painted], strict=True):
         tile = sheet[top : top + 256, left : left + 256]
-        assert psnr(tile, large(wanted)) > 45
-    assert psnr(large(painted[1]), large(painted[2])) < 30, "the edits must differ"
+        assert editing.decibels(tile, large(wanted)) > 45
+    assert editing.decibels(large(painted[1]), large(painted[2])) < 30, "the edits must differ"
 
 
 def test_the_report_is_on_the_node_and_true(
     graph: Prompt, entry: dict[str, Any], pictures: dict[str, list[torch.Tensor]]
 ) -> None:
-    painted = pictures[editing.node_of(graph, "SaveImage")]
-    source = torch.from_numpy(np.asarray(scenes.draw(trials.DEMO.scene)).copy()).float() / 255
+    painted = pictures[examples.node_of(graph, "SaveImage")]
+    source = torch.from_numpy(np.asarray(drawing.draw(trials.DEMO.scene)).copy()).float() / 255
     (report,) = entry["outputs"]["sheet"]["text"]
     first, _, ceiling = report.partition(", ceiling (VAE alone) ")
     reached = float(first.removeprefix("reconstruction ").removesuffix(" dB"))
     # The host's PNG cuts every value down to its level; half a level up is what was painted.
-    assert reached == pytest.approx(psnr(painted[0] + 0.5 / 255, source), abs=0.05)
+    assert reached == pytest.approx(editing.decibels(painted[0] + 0.5 / 255, source), abs=0.05)
     assert reached < float(ceiling.removesuffix(" dB")) + 0.5
 
 
@@ -125,7 +124,7 @@ def test_other_words_run_nothing_again_but_the_view(server: Server, graph: Promp
 
 
 def batched(graph: Prompt) -> Prompt:
-    scene = [editing.node_of(graph, SCENE), 0]
+    scene = [examples.node_of(graph, SCENE), 0]
     twice = {"class_type": "RepeatImageBatch", "inputs": {"image": scene, "amount": 2}}
     return {**with_view(graph, "sheet", image=["twice", 0]), "twice": twice}
 
@@ -134,7 +133,7 @@ def other_edits(graph: Prompt) -> Prompt:
     found = changed(graph, CONTROL, targets="a painting of an orange cat in the city",
                     blend_words="cat")
     found = {name: node for name, node in found.items() if not name.endswith("edit")}
-    control = graph[editing.node_of(graph, CONTROL)]
+    control = graph[examples.node_of(graph, CONTROL)]
     return {**with_view(found, "sheet", control=["second", 0]), "second": control}
 
 

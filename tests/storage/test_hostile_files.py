@@ -26,8 +26,8 @@ def saved(tmp_path: Path) -> Path:
         [(torch.randn(1, 77, 8), {"pooled_output": torch.randn(1, 5)})],
         [(torch.randn(1, 77, 8), {})], (layers.AttentionLayer("input", 4, 0, 4, 6),), "f" * 16)
     embedding = data.ValueEmbedding(
-        torch.randn(STEPS, 77, 8), torch.randn(STEPS, 77, 8), 7.5, "a cat", "f" * 16,
-        (data.InnerLoss(0, 0, 0.1, 0.25),))
+        torch.randn(STEPS, 77, 8), torch.randn(STEPS, 77, 8), guidance=7.5, prompt="a cat",
+        fingerprint="f" * 16, losses=(data.InnerLoss(0, 0, 0.1, 0.25),))
     inversion_file.save(path, trajectory, embedding)
     inversion_file.load(path)
     return path

@@ -28,8 +28,9 @@ def trajectory() -> data.Trajectory:
 
 def embedding() -> data.ValueEmbedding:
     return data.ValueEmbedding(
-        torch.randn(STEPS, 77, 8), torch.randn(STEPS, 77, 8), 7.5, "a cat", "f" * 16,
-        (data.InnerLoss(0, 0, 0.1, 0.25), data.InnerLoss(1, 0, 1 / 3, 0.0)))
+        torch.randn(STEPS, 77, 8), torch.randn(STEPS, 77, 8), guidance=7.5, prompt="a cat",
+        fingerprint="f" * 16,
+        losses=(data.InnerLoss(0, 0, 0.1, 0.25), data.InnerLoss(1, 0, 1 / 3, 0.0)))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -72,12 +73,32 @@ def test_an_inversion_of_one_step_comes_back(tmp_path: Path) -> None:
     assert same(inversion_file.load(path)[0], first)
 
 
-@pytest.mark.parametrize("kind", ["value embedding", "null text", "text embedding"])
-def test_the_kind_of_an_embedding_comes_back(tmp_path: Path, kind: str) -> None:
-    path, first, walked = tmp_path / "cat.safetensors", embedding(), trajectory()
-    inversion_file.save(path, walked, replace(first, kind=kind))
-    own = replace(first, kind=kind, ends=walked.latents[[0, 3]])
-    assert same(inversion_file.load(path)[1], own)
+def prompt_embedding(kind: str) -> data.PromptEmbedding:
+    return data.PromptEmbedding(
+        torch.randn(STEPS, 77, 8), {"null text": 1, "text embedding": 0}[kind], guidance=3.5,
+        prompt="a cat", fingerprint="f" * 16, losses=(data.InnerLoss(0, 0, 0.1, 0.0),))
+
+
+@pytest.mark.parametrize("kind", ["null text", "text embedding"])
+def test_a_prompt_embedding_comes_back_and_stands_in_its_file_as_a_shift_alone(
+    tmp_path: Path, kind: str
+) -> None:
+    path, first, walked = tmp_path / "cat.safetensors", prompt_embedding(kind), trajectory()
+    inversion_file.save(path, walked, first)
+    assert same(inversion_file.load(path)[1], replace(first, ends=walked.latents[[0, 3]]))
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("embedding.shift"), first.contexts)
+        assert not file.get_tensor("embedding.scale").any()
+        assert json.loads(file.metadata()["content"])["embedding"]["kind"] == kind
+
+
+@pytest.mark.parametrize("kind", ["null text", "text embedding"])
+def test_a_prompt_embedding_with_a_scale_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "cat.safetensors"
+    inversion_file.save(path, trajectory(), prompt_embedding(kind))
+    scaled = rewritten(path, tensors={"embedding.scale": torch.ones(STEPS, 77, 8)})
+    with pytest.raises(inversion_file.FileError, match=f"its {kind} has a scale"):
+        inversion_file.load(scaled)
 
 
 def test_an_embedding_saved_before_there_were_kinds_is_a_value_embedding(tmp_path: Path) -> None:

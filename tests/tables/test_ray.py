@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo import scenes
+from demo import drawing, scenes
 from edits.graphs import Settings
 from edits.methods import method
 from edits.ray_workers import MISSING, ray_workers
@@ -27,7 +27,7 @@ def test_an_actor_that_is_killed_costs_its_row_and_no_picture_changes(tmp_path: 
     found = []
     for number, trial in enumerate(TESTS[:6]):
         path = tmp_path / f"scene{number}.png"
-        scenes.draw(trial.scene).save(path)
+        drawing.draw(trial.scene).save(path)
         found.append(Row(f"scene{number}", path, scenes.caption(trial.scene),
                          scenes.caption(trial.edits[0]), trial.object))
     table = Table(tuple(found), ())

@@ -83,10 +83,10 @@ def _run_transformer(
     options: dict[str, Any], *_: Any,
 ) -> Tensor:
     """The host's own layer, over blocks that a runner runs; counted as the host counts it."""
-    own = copy.copy(layer)
-    vars(own)["transformer_blocks"] = [
+    copied = copy.copy(layer)
+    vars(copied)["transformer_blocks"] = [
         partial(_run_block, run, block) for block in layer.transformer_blocks]
-    out: Tensor = own(x, context, options)
+    out: Tensor = copied(x, context, options)
     if "transformer_index" in options:
         options["transformer_index"] += 1
     return out

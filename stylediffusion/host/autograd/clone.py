@@ -40,9 +40,9 @@ def _read_again(model: ModelPatcher, reloads: bool) -> ModelPatcher:
         return model.clone(disable_dynamic=reloads)
     # As `force_deepcopy` has it, which hosts before 0.24 do not know.
     load, arguments, *place = model.cached_patcher_init
-    found = load(*arguments, disable_dynamic=True)
-    found = found[place[0]] if place else found
-    return model.clone(model_override=found.get_clone_model_override())
+    loaded = load(*arguments, disable_dynamic=True)
+    loaded = loaded[place[0]] if place else loaded
+    return model.clone(model_override=loaded.get_clone_model_override())
 
 
 def _copied(model: ModelPatcher) -> ModelPatcher:
@@ -52,10 +52,10 @@ def _copied(model: ModelPatcher) -> ModelPatcher:
     config = model.model.model_config  # the host's answers for whatever it is asked
     with model.use_ejected():
         held = (model.backup, model.backup_buffers, model.object_patches_backup)
-        own, held, hooked = copy.deepcopy(
+        weights, held, hooked = copy.deepcopy(
             (model.model, held, model.hook_backup), {id(config): config})
-        clone = model.clone(model_override=(own, (*held, set())))
+        clone = model.clone(model_override=(weights, (*held, set())))
     clone.hook_backup = hooked
-    if any((*held, hooked, own.model_lowvram)):
+    if any((*held, hooked, weights.model_lowvram)):
         clone.unpatch_model(clone.offload_device)
     return clone

@@ -107,9 +107,9 @@ def keeping_copies(patch: Patch) -> Patch:
             return len(copies) - 1
 
         def unpack(place: int) -> Tensor:
-            (kept,) = nodes[place].saved_tensors
-            found: Tensor = kept
-            return found
+            tensor: Tensor
+            (tensor,) = nodes[place].saved_tensors
+            return tensor
 
         with saved_tensors_hooks(pack, unpack):
             out = patch(*args, **kwargs)

@@ -23,28 +23,28 @@ LOOKING_BACK = {"sample_unipc", "sample_unipc_bh2"}
 class BetweenSteps:
     """Local blend and exact source of one run; `masks` [targets, 1, h, w] are the last ones.
 
-    `source` holds the latents (k-diffusion, [N, C, h, w]) that row 0 is set to after each step.
+    `source_k` [N, C, h, w] holds the latents that row 0 is set to after each step.
     """
 
     run: EditRun
     control: Control | None
-    source: Tensor | None
+    source_k: Tensor | None
     masks: Tensor | None = None
     everywhere: Tensor | None = None
 
-    def __call__(self, step: int, latents: Tensor) -> Tensor:
+    def __call__(self, step: int, latents_k: Tensor) -> Tensor:
         """Latents [1 + targets, C, h, w] as the next step finds them."""
-        if self.source is not None:
-            latents = torch.cat([self.source[step : step + 1].to(latents), latents[1:]])
+        if self.source_k is not None:
+            latents_k = torch.cat([self.source_k[step : step + 1].to(latents_k), latents_k[1:]])
         control = self.control
         if control is None or not control.blends:
-            return latents
+            return latents_k
         if self.run.columns:
             self.run.columns = [torch.stack(self.run.columns).sum(0)]
         if not control.blend.holds(step, self.run.plan.steps):
-            return latents
-        self.masks = self._places(control, latents)
-        return blended(latents, self.masks)
+            return latents_k
+        self.masks = self._places(control, latents_k)
+        return blended(latents_k, self.masks)
 
     def shown(self, latents: Tensor) -> Tensor:
         """The last masks on the CPU, ones where nothing was blended, for latents [1 + n, ...]."""
@@ -110,8 +110,8 @@ def _by_steps(
 
         run.step = i
         # Samplers that add noise draw it from the seed: each step its own.
-        own = {**extra_args, "seed": (extra_args.get("seed") or 0) + i}
-        x = function(model, x, sigmas[i : i + 2], extra_args=own, callback=with_step,
+        step_args = {**extra_args, "seed": (extra_args.get("seed") or 0) + i}
+        x = function(model, x, sigmas[i : i + 2], extra_args=step_args, callback=with_step,
                      disable=True, **options)
         x = after(i, x)
     return x

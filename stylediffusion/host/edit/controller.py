@@ -58,16 +58,16 @@ def make_control(
     subtracts = _word_masks(options.subtract_words, "subtract_words", source, prompts)
     painted = _painted(mask, len(prompts), trajectory)
     blends, subtracts = (
-        [words if own is None else None for words, own in zip(masks, painted, strict=True)]
+        [words if mask is None else None for words, mask in zip(masks, painted, strict=True)]
         for masks in (blends, subtracts))
     edits = []
     for i, prompt in enumerate(prompts):
-        own = mode if mode != "auto" else _fitting_mode(source, prompt)
-        alignment = replace(source, prompt) if own == "replace" else refine(source, prompt)
+        chosen = mode if mode != "auto" else _fitting_mode(source, prompt)
+        alignment = replace(source, prompt) if chosen == "replace" else refine(source, prompt)
         if emphasis[i] is None:
             _warn_of_no_change(i + 1, prompt.text, source.text)
         edits.append(Target(
-            prompt.text, own, text_encoder.encode(clip, prompt.text), alignment, emphasis[i],
+            prompt.text, chosen, text_encoder.encode(clip, prompt.text), alignment, emphasis[i],
             word_windows[i], blends[i], subtracts[i], own_windows[i], painted[i]))
     return Control(trajectory.prompt, tuple(edits), **windows, blend=blend)
 
@@ -106,8 +106,8 @@ def _painted(mask: Tensor | None, count: int, trajectory: Trajectory) -> list[Te
     if mask is None:
         return [None] * count
     fitted = painted_masks(mask, count, *trajectory.latents.shape[-2:])
-    painted = [own if own.any() else None for own in fitted]
-    if any(own is None for own in painted):
+    painted = [one if one.any() else None for one in fitted]
+    if any(one is None for one in painted):
         log.info("nothing is painted in the mask, so it is left out; paint the region")
     return painted
 

@@ -13,7 +13,8 @@ from ...method.data import Trajectory
 from ...method.edit_plan import make_plan
 from ...method.layers import supervising_layers
 from ...method.prompt_to_prompt import Control
-from ...method.schedule import k_to_vp, vp_to_k
+from ..control_nets import control_net_of, under
+from ..latent_units import k_to_vp, vp_to_k
 from ..text_encoder import stacked
 from .between_steps import BetweenSteps, stepwise
 from .patches import EditRun
@@ -44,7 +45,9 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         """The source's prompt and those of a control's targets, a row each."""
         targets = () if control is None else control.targets
         prompts = [self.trajectory.positive, *(target.conditioning for target in targets)]
-        self.set_conds(stacked(prompts), self.trajectory.negative)
+        control_net = control_net_of(self.trajectory)
+        self.set_conds(
+            under(control_net, stacked(prompts)), under(control_net, self.trajectory.negative))
 
     def sample(
         self, noise: Tensor, latent_image: Tensor, sampler: comfy.samplers.Sampler, sigmas: Tensor,
@@ -80,27 +83,27 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         layers = self.trajectory.layers
         plan = make_plan(control, self.edit.embedding, steps, device)
         run = EditRun(plan, layers, supervising_layers(layers, *latent.shape[-2:]))
-        source = source_latents(self.trajectory).to(device) if self.edit.exact_source else None
-        after = BetweenSteps(run, control, source)
+        source_k = source_latents(self.trajectory).to(device) if self.edit.exact_source else None
+        after = BetweenSteps(run, control, source_k)
         if self.edit.exact_source or (self.control is not None and self.control.blends):
             sampler = stepwise(sampler, run, after)
 
-        def counted(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        def counted(step: int, x0: Tensor, latents_k: Tensor, total: int) -> None:
             run.step = min(step + 1, steps - 1)
-            callback(step, x0, x, total)
+            callback(step, x0, latents_k, total)
 
         self.set_prompts(control)
         self.run = run
         torch.manual_seed(seed or 0)  # as the host's KSampler does for nodes that draw
         try:
-            samples: Tensor = super().sample(
+            latents_k: Tensor = super().sample(
                 noise.expand(plan.rows, -1, -1, -1).clone(),
                 latent.expand(plan.rows, -1, -1, -1).clone(),
                 sampler, sigmas, denoise_mask, counted, disable_pbar, seed,
             )
         finally:
             self.run = None
-        return k_to_vp(samples, float(sigmas[-1])), after.shown(samples)
+        return k_to_vp(latents_k, float(sigmas[-1])), after.shown(latents_k)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None,
@@ -132,11 +135,11 @@ def _following(
 
 def require_own_road(trajectory: Trajectory, noise: Tensor, sigmas: Tensor) -> None:
     """Raise ValueError unless sampling goes back over the trajectory's levels without new noise."""
-    own = trajectory.levels.sampling_sigmas()
-    if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own):
+    expected = trajectory.levels.sampling_sigmas()
+    if sigmas.shape != expected.shape or not torch.allclose(sigmas.cpu(), expected):
         raise ValueError(
             f"the sigmas are {len(sigmas) - 1} steps of another schedule, but the trajectory was "
-            f"walked in {len(own) - 1} steps of its own; connect the sigmas of P2Plus Guider"
+            f"walked in {len(expected) - 1} steps of its own; connect the sigmas of P2Plus Guider"
         )
     if noise.any():
         raise ValueError(

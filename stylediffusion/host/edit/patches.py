@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...method.edit_plan import CONDITIONAL, HEAT_COLUMNS, CallRows, EditPlan, Phase
+from ...method.data import CONDITIONAL
+from ...method.edit_plan import HEAT_COLUMNS, CallRows, EditPlan, Phase
 from ...method.layers import AttentionLayer
 from ...method.prompt_to_prompt import injects_self_attention
 from ..attention import (
@@ -67,10 +68,11 @@ class EditRun:
 
     def _patched(self, options: dict[str, Any]) -> dict[str, Any]:
         plan, phase = self.plan, self.phase
+        embeds = plan.value_embedding is not None or plan.prompt_embedding is not None
         if phase.injects_self:
             # First, so that patches which tile or merge rows see those that look together.
             options = with_patch(options, "attn1_patch", self.self_attention, first=True)
-        if plan.embeds_prompts or plan.embeds_values or phase.injects_cross or phase.heat_rows:
+        if embeds or phase.injects_cross or phase.heat_rows:
             options = with_patch(options, "attn2_patch", self.cross_attention)
         if len(phase.partial) or phase.heat_rows:
             options = with_patch(options, "attn2_output_patch", self.folded, first=True)
@@ -137,10 +139,12 @@ class EditRun:
         if last is not None and last[0] == moment and last[1] is context and last[2] is value:
             return last[3], last[4]
         keys, values = context, value
-        if self.plan.embeds_prompts:
-            scale, shift = self.plan.table(self.step)
-            keys, values = with_prompt(self.plan.kind, scale, shift, context, value, extra)
-        if self.plan.embeds_values or heat or (self.phase.injects_cross and not deferred):
+        learnt = self.plan.prompt_embedding
+        if learnt is not None:
+            keys, values = with_prompt(
+                learnt.branch, learnt.contexts[self.step], context, value, extra)
+        embeds = self.plan.value_embedding is not None
+        if embeds or heat or (self.phase.injects_cross and not deferred):
             values = self._mixed(values, extra, heat, embed=True, inject=not deferred)
         if not deferred:
             keys = self._rows(extra, heat).queries(keys)
@@ -152,17 +156,17 @@ class EditRun:
         inject: bool = True,
     ) -> Tensor:
         """Values for every row of the attention: embedded, mixed, and the second ones."""
-        parts, second, seen = [], [], []
+        parts, second, heat_rows = [], [], []
         for kind, rows in conditional_chunks(len(values), extra):
             chunk = values[rows]
             if kind == CONDITIONAL:
                 chunk = self.plan.embedded(self.step, chunk) if embed else chunk.float()
             if kind == CONDITIONAL and inject:
-                chunk, own = self.phase.mixed(chunk)
-                second.append(own)
-                seen += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)
+                chunk, partial = self.phase.mixed(chunk)
+                second.append(partial)
+                heat_rows += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)
             parts.append(chunk)
-        return torch.cat([*parts, *second, *seen]).to(values.dtype)
+        return torch.cat([*parts, *second, *heat_rows]).to(values.dtype)
 
     def _rows(self, extra: ExtraOptions, heat: bool) -> CallRows:
         return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), heat)

@@ -29,16 +29,16 @@ def portions(model: ModelPatcher, trajectory: Trajectory, control: Control | Non
     groups: list[list[int]] = []
     lengths: list[int] = []
     for i, target in enumerate(control.targets):
-        own = math.lcm(*target.alignment.mapper.shape)
+        length = math.lcm(*target.alignment.mapper.shape)
         for place, portion in enumerate(groups):
-            both = math.lcm(own, lengths[place])
-            if len(portion) < most and both == max(own, lengths[place]):
+            both = math.lcm(length, lengths[place])
+            if len(portion) < most and both == max(length, lengths[place]):
                 portion.append(i)
                 lengths[place] = both
                 break
         else:
             groups.append([i])
-            lengths.append(own)
+            lengths.append(length)
     return groups
 
 

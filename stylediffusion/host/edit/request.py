@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...method.data import Trajectory, ValueEmbedding, require_own_embedding
+from ...method.data import Embedding, Trajectory, require_own_embedding
 from ...method.prompt_to_prompt import Control
 from ..model import ModelPatcher, require_compatible, warn_if_other
 
@@ -22,7 +22,7 @@ class Edit:
 
     model: ModelPatcher
     trajectory: Trajectory
-    embedding: ValueEmbedding | None = None
+    embedding: Embedding | None = None
     control: Control | None = None
     guidance: float = 0.0
     exact_source: bool = False
@@ -57,12 +57,12 @@ def _require_own_control(trajectory: Trajectory, control: Control) -> None:
             f"was inverted with '{trajectory.prompt}'; connect the same trajectory to P2Plus "
             "Controller and Sample"
         )
-    own = trajectory.latents.shape[-2:]
+    size = trajectory.latents.shape[-2:]
     for target in control.targets:
-        if target.mask is not None and target.mask.shape != own:
+        if target.mask is not None and target.mask.shape != size:
             painted = " x ".join(map(str, reversed(target.mask.shape)))
             raise ValueError(
                 f"the control's mask was painted for a latent of {painted}, but the "
-                f"trajectory's are {own[1]} x {own[0]}; connect the same trajectory to "
+                f"trajectory's are {size[1]} x {size[0]}; connect the same trajectory to "
                 "P2Plus Controller and Sample"
             )

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...method.schedule import vp_to_k
-from ..model import ModelPatcher, vp_to_host
+from ..latent_units import vp_to_host, vp_to_k
+from ..model import ModelPatcher
 from .guider import P2PlusGuider
 from .request import Edit
 
@@ -45,9 +45,9 @@ def sampling_parts(edit: Edit) -> SamplingParts:
     """All that sampling needs, for the host's sampler or for `sample_edits`."""
     edit.warn_of_other_models()
     sigmas = edit.trajectory.levels.sampling_sigmas()
-    start = vp_to_host(edit.model, vp_to_k(edit.trajectory.noise, float(sigmas[0])))
+    start_host = vp_to_host(edit.model, vp_to_k(edit.trajectory.noise, float(sigmas[0])))
     euler = comfy.samplers.sampler_object("euler")  # DDIM, on these sigmas
-    return SamplingParts(NoNoise(), P2PlusGuider(edit), euler, sigmas, {"samples": start})
+    return SamplingParts(NoNoise(), P2PlusGuider(edit), euler, sigmas, {"samples": start_host})
 
 
 def sample_edits(edit: Edit) -> dict[str, Any]:

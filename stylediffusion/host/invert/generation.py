@@ -15,11 +15,12 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...method.data import Trajectory
-from ...method.schedule import k_to_vp, make_levels, vp_to_k
+from ...method.schedule import make_levels
 from .. import text_encoder
 from ..attention import LayerFinder
 from ..inputs import MODEL_OVERFLOW, require_text
-from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas, vp_to_host
+from ..latent_units import host_to_vp, k_to_vp, vp_to_host, vp_to_k
+from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
 from .inversion import finding, require_unet
 
 
@@ -97,18 +98,18 @@ def painted(
     preview = latent_preview.prepare_callback(model, len(sigmas) - 1)
     path: list[Tensor] = []
 
-    def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        path.append(k_to_vp(x, float(sigmas[step])).to("cpu", torch.float32))
+    def callback(step: int, x0: Tensor, latent_k: Tensor, total: int) -> None:
+        path.append(k_to_vp(latent_k, float(sigmas[step])).to("cpu", torch.float32))
         _require_finite(path[-1], step, total)
-        preview(step, denoised, x, total)
+        preview(step, x0, latent_k, total)
 
-    start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
-    last = guider.sample(
-        torch.zeros_like(start), start, comfy.samplers.sampler_object("euler"), sigmas,
+    start_host = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
+    last_host = guider.sample(
+        torch.zeros_like(start_host), start_host, comfy.samplers.sampler_object("euler"), sigmas,
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)
-    samples = k_to_vp(last, float(sigmas[-1])).to("cpu", torch.float32)
+    samples = k_to_vp(last_host, float(sigmas[-1])).to("cpu", torch.float32)
     _require_finite(samples, len(sigmas) - 1, len(sigmas) - 1)
-    path.append(model.get_model_object("latent_format").process_in(samples))
+    path.append(host_to_vp(model, samples))
     return torch.cat(path[::-1]), samples
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 from ...method.data import Conditioning, Trajectory
 from ...method.ddim import Refine, invert
 from ...method.layers import AttentionLayer
-from ...method.schedule import Levels, make_levels, vp_to_k
+from ...method.schedule import Levels, make_levels
 from .. import text_encoder
 from ..attention import LayerFinder, uncompiled, with_patch
 from ..caching import Asked, may_cache
-from ..control_nets import under
+from ..control_nets import ControlledTrajectory, under
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
+from ..latent_units import vp_to_k
 from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
 from ..stage import Stage, on_stage
 
@@ -107,46 +108,46 @@ def invert_latent(
             "can be edited"
         )
     levels = make_levels(steps, training_alphas(model))
-    positive, negative = (
-        under(control_net, text_encoder.encode(clip, words)) for words in (prompt, negative_prompt))
+    positive, negative = (text_encoder.encode(clip, words) for words in (prompt, negative_prompt))
     require_own_prompts(model, positive, negative)
-    own = fingerprint(model)
-    found = run_inversion(model, samples, positive, levels, refine)
-    return Trajectory(
-        found.latents, levels, prompt, negative_prompt, positive, negative, found.layers, own)
+    identity = fingerprint(model)
+    inversion = run_inversion(model, samples, under(control_net, positive), levels, refine)
+    parts = (inversion.latents, levels, prompt, negative_prompt, positive, negative,
+             inversion.layers, identity)
+    return Trajectory(*parts) if control_net is None else ControlledTrajectory(*parts, control_net)
 
 
 def run_inversion(
     model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels,
     refine: Refine | None = None,
 ) -> Inversion:
-    """Walk a latent [1, C, h, w] (host units) upward on the host's stage, at guidance 1."""
-    found: list[Inversion] = []
+    """Walk the samples [1, C, h, w] of a LATENT upward on the host's stage, at guidance 1."""
+    inversions: list[Inversion] = []
     on_stage(
         model, positive, positive, levels.sigmas.to(torch.float32), samples,
-        lambda stage: found.append(_inverted(stage, levels, refine)),
+        lambda stage: inversions.append(_inverted(stage, levels, refine)),
         callback=latent_preview.prepare_callback(model, levels.steps))
-    return found[0]
+    return inversions[0]
 
 
 def _inverted(stage: Stage, levels: Levels, refine: Refine | None) -> Inversion:
-    finder, x0, model = LayerFinder(), stage.latent, stage.guider.model_patcher
+    finder, x0, model = LayerFinder(), stage.latent_vp, stage.guider.model_patcher
     counted = Asked(stage.model_options) if may_cache(model) else None
     plain = stage.model_options if counted is None else counted.options
     probing = finding(plain, finder)
 
-    def predict_noise(latent: Tensor, level: int) -> Tensor:
+    def predict_noise(latent_vp: Tensor, level: int) -> Tensor:
         nonlocal x0
         sigma = float(stage.sigmas[level])
-        x = vp_to_k(latent, sigma)
+        latent_k = vp_to_k(latent_vp, sigma)
         options = probing if level == 1 else plain
         with nullcontext() if counted is None else counted.at(model, level, levels.steps):
-            x0 = stage.denoised(x, stage.sigmas[level], options)
-        return (x - x0) / sigma
+            x0 = stage.denoised(latent_k, stage.sigmas[level], options)
+        return (latent_k - x0) / sigma
 
-    def after_step(k: int, latent: Tensor, noise: Tensor) -> None:
+    def after_step(k: int, latent_vp: Tensor, noise: Tensor) -> None:
         if stage.callback is not None:
-            stage.callback(k, x0, latent, levels.steps)
+            stage.callback(k, x0, latent_vp, levels.steps)
 
-    latents = invert(predict_noise, stage.latent, levels, after_step, refine)
+    latents = invert(predict_noise, stage.latent_vp, levels, after_step, refine)
     return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))

@@ -10,20 +10,23 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ...method.data import NULL_TEXT, Trajectory, ValueEmbedding
-from ..autograd.clone import differentiable_clone
-from ..model import (
-    ModelPatcher,
-    fingerprint,
-    warn_if_other,
+from ...method.data import (
+    NULL_TEXT,
+    Embedding,
+    PromptEmbedding,
+    Trajectory,
+    ValueEmbedding,
 )
+from ...method.learning import Learnt
+from ..autograd.clone import differentiable_clone
+from ..model import ModelPatcher, fingerprint, warn_if_other
 from ..vision import image_tokens
 from . import memory
 from .learner import Learner
 from .negative_prompt import NEGATIVE_PROMPT, negative_prompt_embedding
 from .request import LearningRequest, prompt_request
 from .tasks import LearningBar, LearningTask, in_groups
-from .unfinished_run import resting_place
+from .unfinished_run import run_file
 from .watch import HostWatch
 
 log = logging.getLogger("stylediffusion")
@@ -34,13 +37,16 @@ def learn_value_embedding(
     request: LearningRequest,
 ) -> ValueEmbedding:
     """Learn the value embedding of a trajectory; exact from an image's tokens where given."""
-    return learn_embeddings([LearningTask(model, trajectory, request, clip_vision, image)])[0]
+    task = LearningTask(model, trajectory, request, clip_vision, image)
+    (embedding,) = learn_embeddings([task])
+    assert isinstance(embedding, ValueEmbedding)
+    return embedding
 
 
 def learn_prompt_embedding(
     model: ModelPatcher, trajectory: Trajectory, kind: str, guidance: float = 7.5,
     inner_steps: int = 10, learning_rate: float = 1e-2,
-) -> ValueEmbedding:
+) -> PromptEmbedding:
     """Null-text inversion (Mokady et al. 2022), or the same with the source prompt's embedding.
 
     At most so many updates at every step, with the released code's learning rates and early stop.
@@ -53,10 +59,12 @@ def learn_prompt_embedding(
             "guidance is 1, where nothing is guided away from the negative prompt, so a null text "
             "learns nothing; set guidance to what you will sample with, such as 7.5")
     request = prompt_request(kind, guidance, inner_steps, learning_rate)
-    return learn_embeddings([LearningTask(model, trajectory, request)])[0]
+    (embedding,) = learn_embeddings([LearningTask(model, trajectory, request)])
+    assert isinstance(embedding, PromptEmbedding)
+    return embedding
 
 
-def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
+def learn_embeddings(tasks: Sequence[LearningTask]) -> list[Embedding]:
     """Learn the embeddings of several pictures, side by side where they can be, in order.
 
     A run that was stopped goes on after its last finished step when it is asked for again, and so
@@ -65,10 +73,10 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
     tasks = [task.checked() for task in tasks]
     bar = LearningBar([sum(task.evaluations()) for task in tasks])
     watches: dict[int, HostWatch] = {}
-    found: dict[int, ValueEmbedding] = {}
+    embeddings: dict[int, Embedding] = {}
     try:
         for group in in_groups(tasks):
-            found |= _learn_group(tasks, group, watches, bar)
+            embeddings |= _learn_group(tasks, group, watches, bar)
     except BaseException:
         for watch in watches.values():
             watch.writer.finish()
@@ -77,35 +85,45 @@ def learn_embeddings(tasks: Sequence[LearningTask]) -> list[ValueEmbedding]:
     for watch in watches.values():
         watch.writer.clear()
     bar.time_left.end("learnt in")
-    return [found[place] for place in range(len(tasks))]
+    return [embeddings[place] for place in range(len(tasks))]
 
 
 def _learn_group(
     tasks: Sequence[LearningTask], group: Sequence[int], watches: dict[int, HostWatch],
     bar: LearningBar,
-) -> dict[int, ValueEmbedding]:
+) -> dict[int, Embedding]:
     """Those that share a model and a request; their watches are put among the others."""
-    task, ways = tasks[group[0]], [tasks[place].trajectory for place in group]
+    task, trajectories = tasks[group[0]], [tasks[place].trajectory for place in group]
     model, request = task.model, task.request
-    own = fingerprint(model)
-    for way in ways:
-        warn_if_other(model, way.fingerprint, "the trajectory", own)
+    identity = fingerprint(model)
+    for trajectory in trajectories:
+        warn_if_other(model, trajectory.fingerprint, "the trajectory", identity)
     tokens = None if task.image is None else image_tokens(task.clip_vision, task.image)
-    files = [resting_place(way, tokens, own, request) for way in ways]
+    files = [run_file(trajectory, tokens, identity, request) for trajectory in trajectories]
     memory.require_room_for_copy(model)
     with torch.inference_mode(False):
         clone = differentiable_clone(model)
-        watches |= {place: HostWatch(model, way, request, file, bar, place)
-                    for place, way, file in zip(group, ways, files, strict=True)}
+        watches |= {place: HostWatch(model, trajectory, request, file, bar, place)
+                    for place, trajectory, file in zip(group, trajectories, files, strict=True)}
         results = Learner(
-            clone, ways, tokens, request, [watches[place] for place in group]).run()
-    return {place: ValueEmbedding(
-        learnt.scale, learnt.shift, request.settings.guidance, way.prompt, own,
-        tuple(learnt.losses), request.kind, way.ends,
-    ) for place, way, learnt in zip(group, ways, results, strict=True)}
+            clone, trajectories, tokens, request, [watches[place] for place in group]).run()
+    return {place: _embedding(learnt, trajectory, identity, request)
+            for place, trajectory, learnt in zip(group, trajectories, results, strict=True)}
 
 
-def loss_map(embedding: ValueEmbedding) -> dict[str, list[float]] | ExecutionBlocker:
+def _embedding(
+    learnt: Learnt, trajectory: Trajectory, identity: str, request: LearningRequest
+) -> Embedding:
+    """What was learnt, and that it was learnt with the model of a fingerprint."""
+    origin: dict[str, Any] = {
+        "guidance": request.settings.guidance, "prompt": trajectory.prompt, "fingerprint": identity,
+        "losses": tuple(learnt.losses), "ends": trajectory.ends}
+    if request.prompt_branch is None:
+        return ValueEmbedding(learnt.scale, learnt.shift, **origin)
+    return PromptEmbedding(learnt.shift, request.prompt_branch, **origin)
+
+
+def loss_map(embedding: Embedding) -> dict[str, list[float]] | ExecutionBlocker:
     """Every loss, in the form that the host's loss graph draws; it does not run without any."""
     if not embedding.losses:
         return ExecutionBlocker(None)

@@ -28,9 +28,9 @@ def require_plain_guidance(
     level = (len(latents) + 1) // 2
     latent = latents[level : level + 1]
     with torch.no_grad():
-        other = learning.noise(latent, level)
-        own = learning.noise_of(latent, level, learning.branch, learning.options)
-        plain = guide(other, own, learning.weight(guider.cfg))
+        without = learning.noise(latent, level)
+        with_embedding = learning.noise_of(latent, level, learning.branch, learning.options)
+        plain = guide(without, with_embedding, learning.weight(guider.cfg))
         off = (learning.guided(guider, latent, level) - plain).norm() / plain.norm()
     if off > SAME:
         raise ValueError(

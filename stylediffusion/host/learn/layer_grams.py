@@ -1,4 +1,4 @@
-"""How strongly tokens and channels of the value input are heard: the fast preset's scale."""
+"""How strongly tokens and channels of the value input tell: the fast preset's scale."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
 from ...method.value_embedding import CHUNK_TOKENS
 from ..attention import (
-    CONDITIONAL,
     AttentionReplacement,
     ExtraOptions,
     attention_map,
@@ -23,7 +23,7 @@ from ..attention import (
 class TokenGram:
     """Sums A^T A [77, 77] over heads, cells and layers, one layer's map at a time.
 
-    Chunks of a longer prompt hear the same table and are folded together.
+    Chunks of a longer prompt have the same table and are folded together.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class TokenGram:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             for kind, rows in conditional_chunks(len(q), extra):
                 if kind == CONDITIONAL:
-                    found = attention_map(q[rows], k[rows], extra)
-                    found = found.unflatten(-1, (-1, CHUNK_TOKENS)).sum(-2)
-                    found = found.reshape(-1, CHUNK_TOKENS)
-                    gram = found.T @ found
+                    maps = attention_map(q[rows], k[rows], extra)
+                    maps = maps.unflatten(-1, (-1, CHUNK_TOKENS)).sum(-2)
+                    maps = maps.reshape(-1, CHUNK_TOKENS)
+                    gram = maps.T @ maps
                     self.gram = self.gram.to(gram.device) + gram / gram.trace()
             return fused_attention(q, k, v, extra)
 
@@ -60,6 +60,6 @@ def channel_gram(diffusion_model: nn.Module, like: Tensor) -> Tensor:
             layer: Any = block.attn2
             values = layer.to_v(unit)
             written = (layer.to_out(values) - layer.to_out(torch.zeros_like(values[:1]))).float()
-            found = written @ written.T
-            gram += found / found.trace()
+            layer_gram = written @ written.T
+            gram += layer_gram / layer_gram.trace()
     return gram

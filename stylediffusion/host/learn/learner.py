@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...method.adam import AdamSchedule, AdamSolver
-from ...method.data import NULL_TEXT, Conditioning, Trajectory
+from ...method.data import UNCONDITIONAL, Conditioning, Trajectory
 from ...method.layers import supervising_layers
 from ...method.learning import LearningRun, Learnt, Solver, learn
 from ...method.preconditioner import channel_root, token_root, whitened_values
@@ -47,16 +47,14 @@ class Learner:
         """Have the host make everything ready, for a latent like each and the prompts of all."""
         trajectory = self.trajectories[0]
         positive, negative = (_normal(stacked(prompts)) for prompts in (
-            [own.positive for own in self.trajectories],
-            [own.negative for own in self.trajectories]))
-        control_net = control_net_of(positive)
+            [each.positive for each in self.trajectories],
+            [each.negative for each in self.trajectories]))
+        control_net = control_net_of(trajectory)
         frozen = None if control_net is None else FrozenControlNet(control_net)
-        if frozen is not None:
-            positive, negative = under(frozen, positive), under(frozen, negative)
         try:
             with torch.no_grad():
                 on_stage(
-                    self.patcher, positive, negative,
+                    self.patcher, under(frozen, positive), under(frozen, negative),
                     trajectory.levels.sigmas.to(torch.float32), trajectory.noise.clone(),
                     self.work, cfg=self.request.settings.guidance)
         finally:
@@ -67,7 +65,7 @@ class Learner:
     def work(self, stage: Stage) -> None:
         """Try how the model is sampled with, estimate memory, learn in portions that fit."""
         trajectory, others = self.trajectories[0], stage.guider.loaded_models
-        latents = trajectory.latents.clone().to(stage.latent.device)
+        latents = trajectory.latents.clone().to(stage.latent_vp.device)
         model = self._model(stage, trajectory)
         first = model.of_pictures([0])
         with torch.no_grad():
@@ -81,23 +79,24 @@ class Learner:
             width, maps = trajectory.positive[0][0].shape[-1], self.request.attends
             preview = memory.preview_bytes(self.watches[0].previewer, latents)
             needed = first.keeps(latents[-1:], width, maps, preview)
-            room = memory.make_room(
+            plan = memory.plan_memory(
                 self.patcher, others, replace(needed, pictures=len(self.trajectories)))
-        model.checkpoints = room.checkpoints
-        for places in room.portions():
+        model.checkpoints = plan.checkpoints
+        for places in plan.portions():
             with torch.enable_grad():
                 self.learnt += self._learn(model, places, latents.device)
             for watch in self.watches[places.start : places.stop]:
                 watch.writer.finish()
-        memory.report(room, latents.device)
+        memory.report(plan, latents.device)
 
     def _model(self, stage: Stage, trajectory: Trajectory) -> HostLearningModel:
         options = stage.model_options
-        if control_net_of(trajectory.positive) is not None:
+        if control_net_of(trajectory) is not None:
             options = with_copied_skips(options)
         layers = supervising_layers(trajectory.layers, *trajectory.latents.shape[-2:])
         return HostLearningModel(
-            stage.guider, options, trajectory.levels, stage.sigmas, layers, self.request.kind)
+            stage.guider, options, trajectory.levels, stage.sigmas, layers,
+            self.request.prompt_branch)
 
     def _learn(
         self, model: HostLearningModel, places: range, device: torch.device
@@ -123,19 +122,20 @@ class Learner:
         self, model: HostLearningModel, trajectory: Trajectory, latents: Tensor
     ) -> Solver:
         request, tokens, device = self.request, self.image_tokens, latents.device
-        prompt = trajectory.negative if request.kind == NULL_TEXT else trajectory.positive
+        prompt = (trajectory.negative if request.prompt_branch == UNCONDITIONAL
+                  else trajectory.positive)
         context = prompt[0][0].clone()
         if isinstance(request.schedule, AdamSchedule):
             tokens = None if tokens is None else tokens.clone().to(device, torch.float32)
             mapping = make_mapping(context, tokens, request.seed, request.form).to(device)
             return AdamSolver(mapping, tokens, request.schedule)
         middle = trajectory.steps // 2
-        heard = context[0, :CHUNK_TOKENS].to(device, torch.float32)
+        first_chunk = context[0, :CHUNK_TOKENS].to(device, torch.float32)
         rows = token_root(model.token_gram(latents[middle : middle + 1], middle + 1))
         if self._channels is None:
-            self._channels = channel_root(model.channel_gram(heard))
-        values = whitened_values(request.form, heard, rows, self._channels)
-        return QuasiNewtonSolver(torch.zeros_like(heard), values, request.schedule)
+            self._channels = channel_root(model.channel_gram(first_chunk))
+        values = whitened_values(request.form, first_chunk, rows, self._channels)
+        return QuasiNewtonSolver(torch.zeros_like(first_chunk), values, request.schedule)
 
 
 def _normal(conditioning: Conditioning) -> Conditioning:

@@ -75,7 +75,7 @@ def _weights_do_not_fit(model: ModelPatcher, room: str) -> MemoryError:
         f"GPU, and {room}; close other programs, or run the model in half precision (--bf16-unet)")
 
 
-class Saved:
+class SavedBytes:
     """Counts the bytes autograd keeps while it is active, each storage once, weights left out."""
 
     def __init__(self, seen: set[int]) -> None:
@@ -107,7 +107,7 @@ class BlockCounter:
         self.inputs = 0
 
     def run(self, block: Callable[..., Tensor], x: Tensor, *inputs: Any) -> Tensor:
-        saved = Saved(self.seen)
+        saved = SavedBytes(self.seen)
         with saved.counting():
             out = block(x, *inputs)
         self.kept.append(saved.bytes)
@@ -116,7 +116,7 @@ class BlockCounter:
 
 
 @dataclass(frozen=True)
-class Kept:
+class GraphBytes:
     """Bytes kept by each ResBlock and transformer block, by what is in neither, and the inputs."""
 
     resblocks: Tensor
@@ -125,11 +125,11 @@ class Kept:
     resblock_inputs: Tensor
     transformer_inputs: Tensor
 
-    def at(self, cells: int, other: Kept, other_cells: int, wanted: int) -> Kept:
+    def at(self, cells: int, other: GraphBytes, other_cells: int, wanted: int) -> GraphBytes:
         """What a latent of so many cells keeps: a constant and a share of every cell."""
         share = (wanted - cells) / max(1, other_cells - cells)
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Kept(*(few + (many - few) * share for few, many in pairs))
+        return GraphBytes(*(few + (many - few) * share for few, many in pairs))
 
     def needed(self) -> tuple[float, float, float]:
         """For each of `Checkpoints`: nothing is computed twice, ResBlocks are, all blocks are.
@@ -156,21 +156,21 @@ def estimate(
     stand the wanted maps, those found and their gradients; a preview is made without a graph.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: list[Tensor] = []
+    recorded: list[Tensor] = []
 
-    def trial(side: int) -> tuple[int, Kept]:
+    def trial(side: int) -> tuple[int, GraphBytes]:
         seen = set(weights)
-        resblocks, transformers, rest = BlockCounter(seen), BlockCounter(seen), Saved(seen)
+        resblocks, transformers, rest = BlockCounter(seen), BlockCounter(seen), SavedBytes(seen)
         with rest.counting():
-            found[:] = forward(with_runners(options, resblocks.run, transformers.run), side)
+            recorded[:] = forward(with_runners(options, resblocks.run, transformers.run), side)
         counts = (resblocks.kept or [0], transformers.kept or [0], rest.bytes, resblocks.inputs,
                   transformers.inputs)
         cells = latent[0, 0, :side, :side].numel()
-        return cells, Kept(*(torch.tensor(count, dtype=torch.float64) for count in counts))
+        return cells, GraphBytes(*(torch.tensor(count, dtype=torch.float64) for count in counts))
 
     (cells, few), (other_cells, many) = map(trial, TRIAL_SIZES)
     kept = few.at(cells, many, other_cells, latent[0, 0].numel())
-    wanted = sum(4 * grid.numel() for grid in found)
+    wanted = sum(4 * grid.numel() for grid in recorded)
     beside = (2 * wanted, 2 * wanted, 3 * wanted)  # those found are in the graph, or outputs of it
     return Estimate(tuple(
         max(int(graph * MARGIN) + more, int(preview * MARGIN) + wanted)
@@ -184,7 +184,7 @@ def preview_bytes(previewer: latent_preview.LatentPreviewer | None, latent: Tens
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryPlan:
     """What was estimated, what is free, and which blocks are computed twice for it."""
 
     estimate: Estimate
@@ -217,18 +217,18 @@ def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
         raise _weights_do_not_fit(model, f"{free / GIB:.1f} GiB are free") from error
 
 
-def make_room(model: ModelPatcher, others: list[ModelPatcher], found: Estimate) -> Room:
+def plan_memory(model: ModelPatcher, others: list[ModelPatcher], needs: Estimate) -> MemoryPlan:
     """Have the host put models aside that are not of this run, where it must, then choose.
 
     Raises MemoryError where even checkpoints do not make learning fit.
     """
     free = comfy.model_management.get_free_memory(model.load_device)
-    needed = found.needed[0] * found.pictures
+    needed = needs.needed[0] * needs.pictures
     if needed > free:
         comfy.model_management.load_models_gpu(
             [model, *others], memory_required=needed, force_full_load=True)
         free = comfy.model_management.get_free_memory(model.load_device)
-    return Room(found, int(free), found.choose(int(free)))
+    return MemoryPlan(needs, int(free), needs.choose(int(free)))
 
 
 def begin_peak(device: torch.device) -> None:
@@ -252,14 +252,14 @@ def peak_bytes(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def report(room: Room, device: torch.device) -> None:
+def report(plan: MemoryPlan, device: torch.device) -> None:
     """One line with the estimate, the choice and the peak."""
     peak = peak_bytes(device)
-    needed = [f"{bytes_ / GIB:.2f}" for bytes_ in room.estimate.needed]
+    needed = [f"{bytes_ / GIB:.2f}" for bytes_ in plan.estimate.needed]
     log.info(
         "learning: %s GiB estimated beside the model (%s with checkpoints), %.1f GiB free, "
-        "checkpoints %s, peak of the %s %s", needed[0], " or ".join(needed[1:]), room.free / GIB,
-        room.checkpoints, "process" if device.type == "cpu" else "run",
+        "checkpoints %s, peak of the %s %s", needed[0], " or ".join(needed[1:]), plan.free / GIB,
+        plan.checkpoints, "process" if device.type == "cpu" else "run",
         "unknown" if peak is None else f"{peak / GIB:.2f} GiB")
-    if room.estimate.pictures > 1:
-        log.info("%d pictures were learnt, %d at a time", room.estimate.pictures, room.together)
+    if plan.estimate.pictures > 1:
+        log.info("%d pictures were learnt, %d at a time", plan.estimate.pictures, plan.together)

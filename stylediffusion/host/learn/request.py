@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...method.adam import AdamSchedule
-from ...method.data import VALUE_EMBEDDING
+from ...method.data import PROMPT_BRANCHES, VALUE_EMBEDDING
 from ...method.learning import LearningSettings
 from ...method.quasi_newton import QuasiNewtonSchedule
 from ...method.value_embedding import PLAIN, SCALE_AND_SHIFT
@@ -25,6 +25,11 @@ class LearningRequest:
     def attends(self) -> bool:
         """Whether attention maps are held, too."""
         return self.settings.attention_weight > 0
+
+    @property
+    def prompt_branch(self) -> int | None:
+        """The branch that a prompt embedding is learnt for; None for a value embedding."""
+        return PROMPT_BRANCHES.get(self.kind)
 
 
 def prompt_request(

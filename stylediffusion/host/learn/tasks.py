@@ -88,13 +88,13 @@ def in_groups(tasks: Sequence[LearningTask]) -> list[list[int]]:
 
 
 def _shared(task: LearningTask) -> Hashable:
-    way = task.trajectory
+    latents, trajectory = task.trajectory.latents, task.trajectory
     fast = isinstance(task.request.schedule, QuasiNewtonSchedule)
-    if not fast or control_net_of(way.positive) is not None:
+    if not fast or control_net_of(trajectory) is not None:
         return None
-    shapes = way.latents.shape, way.positive[0][0].shape, way.negative[0][0].shape
-    levels = tuple(way.levels.alphas_cumprod.tolist())
-    return id(task.model), task.request, shapes, levels, way.layers
+    prompts = trajectory.positive[0][0].shape, trajectory.negative[0][0].shape
+    levels = tuple(trajectory.levels.alphas_cumprod.tolist())
+    return id(task.model), task.request, latents.shape, prompts, levels, trajectory.layers
 
 
 class LearningBar:

@@ -44,8 +44,8 @@ class TimeLeft:
             return
         if self.said is None or now - self.said >= SECONDS_BETWEEN:
             self.said = now
-            left = (now - since) * (1 - share) / (share - before)
-            self.show(f"{minutes(left)} left")
+            remaining = (now - since) * (1 - share) / (share - before)
+            self.show(f"{minutes(remaining)} left")
 
     def end(self, how: str) -> None:
         """Nothing is left: says how it ended and after how long, where the time left was said."""

@@ -11,13 +11,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...method.data import VALUE_EMBEDDING
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
-from ...method.schedule import Levels, vp_to_k
+from ...method.schedule import Levels
 from ...method.value_embedding import CHUNK_TOKENS
 from ..attention import (
-    CONDITIONAL,
-    HEARD_BY,
     AttentionPatch,
     ExtraOptions,
     MapRecorder,
@@ -30,22 +28,23 @@ from ..attention import (
 )
 from ..autograd.checkpoints import Checkpoints, with_checkpoints
 from ..autograd.foreign import fit_for_autograd, with_same_draws, with_writes_in_place
+from ..latent_units import vp_to_k
 from . import memory
 from .layer_grams import TokenGram, channel_gram
 
 
-def heard_once(patch: AttentionPatch) -> AttentionPatch:
+def computed_once(patch: AttentionPatch) -> AttentionPatch:
     """An attn2_patch of values alone, whose result is given again for the very same tensor."""
     value_seen: Tensor | None = None
-    heard = torch.empty(0)
+    result = torch.empty(0)
 
     def run(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        nonlocal value_seen, heard
+        nonlocal value_seen, result
         if value is not value_seen:
-            value_seen, (_, _, heard) = value, patch(n, context, value, extra)
-        return n, context, heard
+            value_seen, (_, _, result) = value, patch(n, context, value, extra)
+        return n, context, result
 
     return run
 
@@ -64,17 +63,19 @@ def _of_rows(entry: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
 class HostLearningModel:
     """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
 
-    `kind` is what is learnt; the prompt of `branch`, the source's or the negative one, hears it.
-    `checkpoints` says which blocks are computed twice.
+    A value embedding feeds the values of the source's prompt, a prompt embedding stands in for the
+    prompt of `prompt_branch`; `branch` is the one that either acts in. `checkpoints` says which
+    blocks are computed twice.
     """
 
     checkpoints = Checkpoints.OFF
 
     def __init__(
         self, guider: Any, model_options: dict[str, Any], levels: Levels, sigmas: Tensor,
-        layers: tuple[AttentionLayer, ...], kind: str = VALUE_EMBEDDING,
+        layers: tuple[AttentionLayer, ...], prompt_branch: int | None = None,
     ) -> None:
-        self.model, self.kind, self.branch = guider.inner_model, kind, HEARD_BY[kind]
+        self.model, self.prompt_branch = guider.inner_model, prompt_branch
+        self.branch = CONDITIONAL if prompt_branch is None else prompt_branch
         self.prompts: tuple[Any, ...] = guider.conds["positive"], guider.conds["negative"]
         self.options = with_differentiable_attention(
             with_writes_in_place(guider.model_patcher, uncompiled(model_options)))
@@ -84,13 +85,13 @@ class HostLearningModel:
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def noise(self, latent: Tensor, level: int) -> Tensor:
-        """eps under the prompt that hears nothing of what is learnt."""
+        """eps of the branch in which nothing is learnt."""
         return self.noise_of(latent, level, 1 - self.branch, self.options)
 
     def noise_with(
         self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """eps and maps under the prompt that hears c * s + b."""
+        """eps and maps of the other branch under c * s + b."""
         return self._noise_with(self.options, latent, level, scale, shift, maps)
 
     def maps(self, latent: Tensor, level: int) -> list[Tensor]:
@@ -104,9 +105,10 @@ class HostLearningModel:
         self, guider: Any, latent: Tensor, level: int, options: dict[str, Any] | None = None
     ) -> Tensor:
         """eps as the host's guider samples, with all that other nodes do to guidance."""
-        x, timestep = self._input(latent, level)
-        with self.fit, with_same_draws(self.patcher, x.device):
-            noise: Tensor = (x - guider(x, timestep, options or self.options)) / self.sigma[level]
+        latent_k, timestep = self._input(latent, level)
+        with self.fit, with_same_draws(self.patcher, latent_k.device):
+            x0 = guider(latent_k, timestep, options or self.options)
+        noise: Tensor = (latent_k - x0) / self.sigma[level]
         return noise
 
     def weight(self, guidance: float) -> float:
@@ -120,13 +122,13 @@ class HostLearningModel:
 
     def of_pictures(self, rows: Sequence[int]) -> HostLearningModel:
         """The same under the prompts of some of the pictures, which hold a row for each of all."""
-        own = copy.copy(self)
-        own.prompts, own._seen = tuple(
+        model = copy.copy(self)
+        model.prompts, model._seen = tuple(
             [_of_rows(entry, rows) for entry in prompt] for prompt in self.prompts), None
-        return own
+        return model
 
     def token_gram(self, latent: Tensor, level: int) -> Tensor:
-        """How tokens [77, 77] of the value input are heard, by one pass."""
+        """How strongly tokens [77, 77] of the value input tell, by one pass."""
         seen = TokenGram()
         options = with_replacements(self.options, self.layers, seen.replacement)
         with torch.no_grad():
@@ -134,7 +136,7 @@ class HostLearningModel:
         return seen.gram
 
     def channel_gram(self, context: Tensor) -> Tensor:
-        """How channels [d, d] of the value input are heard, for a prompt [77, d] of any words."""
+        """How strongly its channels [d, d] tell, for a prompt [77, d] of any words."""
         return channel_gram(
             self.model.diffusion_model, context.to(self.model.get_dtype_inference()))
 
@@ -151,10 +153,10 @@ class HostLearningModel:
 
     def _on_corner(self, side: int) -> HostLearningModel:
         """The same, which sees of a latent, and of what goes with it, one corner."""
-        own = copy.copy(self)
-        own.prompts = tuple(
+        model = copy.copy(self)
+        model.prompts = tuple(
             [{**entry, "area": (side, side, 0, 0)} for entry in prompt] for prompt in self.prompts)
-        return own
+        return model
 
     def _noise_with(
         self, options: dict[str, Any], latent: Tensor, level: int, scale: Tensor, shift: Tensor,
@@ -162,8 +164,8 @@ class HostLearningModel:
     ) -> tuple[Tensor, list[Tensor]]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         recorder = MapRecorder()
-        patch = self._value_patch(scale, shift) if self.kind == VALUE_EMBEDDING else \
-            prompt_patch(self.kind, scale[None], shift[None])
+        patch = self._value_patch(scale, shift) if self.prompt_branch is None else \
+            prompt_patch(self.prompt_branch, shift)
         options = with_patch(options, "attn2_patch", patch)
         if maps:
             options = with_replacements(options, self.layers, recorder.replacement)
@@ -171,20 +173,20 @@ class HostLearningModel:
         return self.noise_of(latent, level, self.branch, options), recorder.maps
 
     def _value_patch(self, scale: Tensor, shift: Tensor) -> AttentionPatch:
-        """c * s + b, computed once for all layers that hear the same; but a block that is computed
+        """c * s + b, computed once for all layers that have the same; but a block that is computed
         again must compute what it did before."""
         patch = value_patch(scale, shift)
-        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else heard_once(patch)
+        return patch if self.checkpoints == Checkpoints.TRANSFORMERS else computed_once(patch)
 
     def noise_of(
         self, latent: Tensor, level: int, branch: int, options: dict[str, Any]
     ) -> Tensor:
         """eps under the prompt of one branch."""
         conds = [prompt if i == branch else None for i, prompt in enumerate(self.prompts)]
-        x, timestep = self._input(latent, level)
-        with self.fit, with_same_draws(self.patcher, x.device):
-            found = comfy.samplers.calc_cond_batch(self.model, conds, x, timestep, options)
-        noise: Tensor = (x - found[branch]) / self.sigma[level]
+        latent_k, timestep = self._input(latent, level)
+        with self.fit, with_same_draws(self.patcher, latent_k.device):
+            x0 = comfy.samplers.calc_cond_batch(self.model, conds, latent_k, timestep, options)
+        noise: Tensor = (latent_k - x0[branch]) / self.sigma[level]
         return noise
 
     def _input(self, latent: Tensor, level: int) -> tuple[Tensor, Tensor]:

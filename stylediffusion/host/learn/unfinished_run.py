@@ -31,7 +31,7 @@ SPARING = 20
 
 
 @dataclass(frozen=True)
-class RestingPlace:
+class RunFile:
     """The file of one learning run, the key that says what is learnt in it, and its steps.
 
     Its methods' `first` [1, C, h, w] is the noise the model finds in the first latent before
@@ -65,13 +65,13 @@ class RestingPlace:
 
 
 class RunWriter:
-    """Keeps a run in its resting place, writing by the clock: for a twentieth of the time at most.
+    """Keeps a run in its file, writing by the clock: for a twentieth of the time at most.
 
     A folder that is full or read-only is a warning, once a run: learning needs no file.
     """
 
-    def __init__(self, place: RestingPlace) -> None:
-        self.place, self.warned = place, False
+    def __init__(self, file: RunFile) -> None:
+        self.file, self.warned = file, False
         self.newest: tuple[Learnt, Tensor] | None = None
         self.written, self.took = -math.inf, 0.0
 
@@ -86,13 +86,13 @@ class RunWriter:
         if self.newest is None:
             return
         newest, self.newest, began = self.newest, None, time.monotonic()
-        self._try(lambda: self.place.keep(*newest))
+        self._try(lambda: self.file.keep(*newest))
         self.written = time.monotonic()
         self.took = self.written - began
 
     def clear(self) -> None:
         """Called when the run is finished."""
-        self._try(self.place.clear)
+        self._try(self.file.clear)
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
@@ -102,11 +102,11 @@ class RunWriter:
                 log.warning(
                     "the unfinished run cannot be kept in %s (%s): if learning is stopped, it "
                     "begins anew; free some space, or make the folder writable",
-                    self.place.path.parent, error)
+                    self.file.path.parent, error)
             self.warned = True
 
 
-def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: Any) -> RestingPlace:
+def run_file(trajectory: Trajectory, image_tokens: Tensor | None, *more: Any) -> RunFile:
     """The file of the run that learns this trajectory with these settings; old files go.
 
     The key is made of the model's fingerprint, the clean latent, the levels, both prompts, the
@@ -119,12 +119,12 @@ def resting_place(trajectory: Trajectory, image_tokens: Tensor | None, *more: An
         if tensor is not None:
             digest.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
     words = (trajectory.fingerprint, trajectory.prompt, trajectory.negative_prompt,
-             identity(control_net_of(trajectory.positive)), *more)
+             identity(control_net_of(trajectory)), *more)
     digest.update(repr(words).encode())
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)
     key = digest.hexdigest()
-    return RestingPlace(folder / f"{key[:24]}{ENDING}", key, trajectory.steps)
+    return RunFile(folder / f"{key[:24]}{ENDING}", key, trajectory.steps)
 
 
 def _remove_old(folder: Path) -> None:

@@ -14,7 +14,7 @@ from ..model import ModelPatcher
 from .request import LearningRequest
 from .tasks import LearningBar, LearningTask
 from .unet import HostLearningModel
-from .unfinished_run import RestingPlace, RunWriter
+from .unfinished_run import RunFile, RunWriter
 
 
 class HostWatch(Watch):
@@ -28,9 +28,9 @@ class HostWatch(Watch):
 
     def __init__(
         self, model: ModelPatcher, trajectory: Trajectory, request: LearningRequest,
-        place: RestingPlace, bar: LearningBar | None = None, picture: int = 0,
+        file: RunFile, bar: LearningBar | None = None, picture: int = 0,
     ) -> None:
-        self.levels, self.place, self.writer = trajectory.levels, place, RunWriter(place)
+        self.levels, self.file, self.writer = trajectory.levels, file, RunWriter(file)
         self.counts = LearningTask(model, trajectory, request).evaluations()
         self.bar, self.picture = bar or LearningBar([sum(self.counts)]), picture
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
@@ -58,11 +58,11 @@ class HostWatch(Watch):
         self, solver: Solver, model: HostLearningModel, latent: Tensor
     ) -> Learnt | None:
         """The earlier run to go on from, if it saw the first latent [1, C, h, w] as this does."""
-        if not os.path.isfile(self.place.path):
+        if not os.path.isfile(self.file.path):
             return None
         with torch.no_grad():
             self.first = model.noise(latent, self.levels.steps)
-        begun = self.place.begun(solver, self.first)
+        begun = self.file.begun(solver, self.first)
         if begun is not None:
             self.bar.reached[self.picture] = sum(self.counts[: begun.steps])
         return begun

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...drawing import sheets
-from ...drawing.metrics import psnr
+from ...measures.pixels import psnr
 from ...method.prompt_to_prompt import Control
 from ..inputs import MODEL_OVERFLOW, decoded, one_picture, require_given, samples_of
 
@@ -26,8 +26,8 @@ def compare(
     source = vae.vae_encode_crop_pixels(image)[..., :3].float().cpu()
     painted = decoded(vae, samples)
     require_same_size(source, painted)
-    reached = psnr(painted[:1], source)
-    ceiling = psnr(decoded(vae, vae.encode(image)), source)
+    (reached,) = psnr(source, painted[:1])
+    (ceiling,) = psnr(source, decoded(vae, vae.encode(image)))
     tiles = [("source", "", source[0]),
              ("reconstruction", f"{reached:.2f} dB (ceiling {ceiling:.2f} dB)", painted[0]),
              *((label, "", edit) for label, edit in zip(labels, painted[1:], strict=True))]
@@ -54,9 +54,9 @@ def edit_labels(count: int, control: Control | None) -> list[str]:
 
 def require_same_size(source: Tensor, painted: Tensor) -> None:
     """Raise ValueError unless an IMAGE has the size of a decoded latent."""
-    own, wanted = (f"{images.shape[2]} x {images.shape[1]}" for images in (source, painted))
-    if own != wanted:
+    given, wanted = (f"{images.shape[2]} x {images.shape[1]}" for images in (source, painted))
+    if given != wanted:
         raise ValueError(
-            f"the image is {own}, but the decoded latent is {wanted}; connect the picture that "
+            f"the image is {given}, but the decoded latent is {wanted}; connect the picture that "
             "was inverted, at the size it was encoded at"
         )

@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...method.data import CONDITIONAL
 from ...method.layers import AttentionLayer
 from ...method.prompt_to_prompt import Control, repeated
 from ..attention import (
-    CONDITIONAL,
     AttentionReplacement,
     ExtraOptions,
     conditional_chunks,
@@ -54,14 +54,14 @@ class PromptHeat:
         device: torch.device,
     ) -> None:
         self.steps, self.row = steps, row
-        self.through_source, self.own = columns.expand(count, -1, -1).to(device), None
+        self.through_source, self.through_target = columns.expand(count, -1, -1).to(device), None
         if control is not None and row:
             columns = repeated(columns.T, control.tokens).T
             first, second = (side[:, row - 1, :, None] for side in control.weights(count))
             self.through_source = (control.mappers()[row - 1] @ (first * columns)).to(device)
-            own = second * columns
-            self.keeps = own.flatten(1).any(1).tolist()
-            self.own = own.to(device)
+            target_columns = second * columns
+            self.keeps = target_columns.flatten(1).any(1).tolist()
+            self.through_target = target_columns.to(device)
         self.sums: Tensor | None = None
         self._call: tuple[Tensor, int] | None = None
 
@@ -89,7 +89,8 @@ class PromptHeat:
     def _columns(self, q: Tensor, k: Tensor, extra: ExtraOptions, step: int) -> Tensor:
         """[h * w, words] of the row's edited map: the source's share and its own."""
         columns = column_sums(q[:1], k[:1], self.through_source[step : step + 1], extra)
-        if self.own is not None and self.keeps[step]:
-            own = slice(self.row, self.row + 1)
-            columns = columns + column_sums(q[own], k[own], self.own[step : step + 1], extra)
+        if self.through_target is not None and self.keeps[step]:
+            row = slice(self.row, self.row + 1)
+            own = self.through_target[step : step + 1]
+            columns = columns + column_sums(q[row], k[row], own, extra)
         return columns[0]

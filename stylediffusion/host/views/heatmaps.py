@@ -17,16 +17,17 @@ from ...method.alignment import TokenizedPrompt
 from ...method.data import Trajectory
 from ...method.layers import AttentionLayer, supervising_layers
 from ...method.prompt_to_prompt import Control
-from ...method.schedule import vp_to_k
 from ...prompts import notation
 from ...prompts.positions import positions_of
 from ...prompts.words import bare, listed, nearest
 from .. import text_encoder
 from ..attention import uncompiled, with_replacements
+from ..control_nets import control_net_of, under
 from ..edit.request import Edit
 from ..edit.sampling import sample_edits
 from ..inputs import one_picture
-from ..model import ModelPatcher, vp_to_host
+from ..latent_units import vp_to_host, vp_to_k
+from ..model import ModelPatcher
 from ..stage import Stage, on_stage
 from .heat import PromptHeat
 
@@ -96,12 +97,14 @@ def watch_trajectory(edit: Edit, heat: PromptHeat) -> None:
         bar = comfy.utils.ProgressBar(len(heat.steps))
         for step in heat.steps:
             entry = trajectory.steps - 1 - step
-            latent = trajectory.latents[entry : entry + 1].to(stage.latent)
-            stage.denoised(vp_to_k(latent, float(stage.sigmas[step])), stage.sigmas[step], options)
+            latent_vp = trajectory.latents[entry : entry + 1].to(stage.latent_vp)
+            latent_k = vp_to_k(latent_vp, float(stage.sigmas[step]))
+            stage.denoised(latent_k, stage.sigmas[step], options)
             bar.update(1)
 
+    prompt = under(control_net_of(trajectory), trajectory.positive)
     on_stage(
-        edit.model, trajectory.positive, trajectory.positive, trajectory.levels.sampling_sigmas(),
+        edit.model, prompt, prompt, trajectory.levels.sampling_sigmas(),
         vp_to_host(edit.model, trajectory.noise), watch)
 
 

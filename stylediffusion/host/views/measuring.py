@@ -46,8 +46,8 @@ class WeightFile:
 
     def path(self) -> str | None:
         """Where it lies."""
-        found: str | None = folder_paths.get_full_path(self.folder, self.name)
-        return found
+        path: str | None = folder_paths.get_full_path(self.folder, self.name)
+        return path
 
     def read(self) -> dict[str, Tensor]:
         """Its tensors, in fp32; raises ValueError where it holds none, or cannot be read."""
@@ -86,15 +86,15 @@ FILES: dict[str, tuple[WeightFile, ...]] = {
 
 def networks(wanted: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Those of the wanted networks whose files are there, and for each other one the reason."""
-    found: dict[str, Any] = {}
+    built: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name in sorted(wanted):
         gone = [file.missing for file in FILES[name] if file.path() is None]
         if gone:
             missing[name] = "; ".join(gone)
         else:
-            found[name] = BUILDERS[name](*(file.read() for file in FILES[name]))
-    return found, missing
+            built[name] = BUILDERS[name](*(file.read() for file in FILES[name]))
+    return built, missing
 
 
 def with_lpips(
@@ -119,10 +119,10 @@ def with_lpips(
 def with_dino(state: Mapping[str, Tensor]) -> Callable[[Tensor, float], Tensor]:
     """Pictures [B, H, W, 3] in 0..1 and a factor to keys [B, tokens, d], one picture at a time."""
     device = comfy.model_management.get_torch_device()
-    own = {name.removeprefix("vit."): tensor.to(device) for name, tensor in state.items()}
+    weights = {name.removeprefix("vit."): tensor.to(device) for name, tensor in state.items()}
 
     def keys(pictures: Tensor, times: float) -> Tensor:
-        return torch.cat([dino.keys(own, picture.to(device), times).cpu()
+        return torch.cat([dino.keys(weights, picture.to(device), times).cpu()
                           for picture in pictures.split(1)])
 
     return keys
@@ -148,8 +148,8 @@ def with_clip(state: dict[str, Tensor]) -> text_agreement.Clip:
         tokens = tokenizer(list(prompts), padding="max_length", max_length=TEXT_ROWS,
                            truncation=True, return_tensors="pt")["input_ids"].to(device)
         pooled = model.text_model(input_ids=tokens).pooler_output
-        found: Tensor = model.text_projection(pooled).cpu()
-        return found
+        embeddings: Tensor = model.text_projection(pooled).cpu()
+        return embeddings
 
     return text_agreement.Clip(images, texts)
 
@@ -219,9 +219,9 @@ def measure_edit(
     compared = table.Compared(
         reference, edit, mask, looked_at, _lines(prompt), _lines(source_prompt))
     wanted = table.needed_networks(compared)
-    found, missing = networks(wanted) if with_networks else (
+    built, missing = networks(wanted) if with_networks else (
         {}, dict.fromkeys(wanted, "networks is off"))
-    rows = table.measure(compared, found, missing)
+    rows = table.measure(compared, built, missing)
     return Measured(table.means(rows), table.report(compared, rows))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...drawing import sheets
-from ...method.data import VALUE_EMBEDDING, ValueEmbedding
+from ...method.data import Embedding, ValueEmbedding
 from ...method.prompt_to_prompt import Control, Target
 from ...method.sweep import Axis, cells, distinct
 from ..edit.request import Edit
@@ -31,10 +31,9 @@ def sweep(
     return {"samples": samples}, labelled_grid(target.prompt, axes, pictures)
 
 
-def require_effect(axes: tuple[Axis, Axis], embedding: ValueEmbedding | None) -> None:
-    """Raise ValueError for a sweep over tau_v where there is no value embedding to hear."""
-    heard = embedding is not None and embedding.kind == VALUE_EMBEDDING
-    if not heard and "tau_v" in [axis.tau for axis in axes]:
+def require_effect(axes: tuple[Axis, Axis], embedding: Embedding | None) -> None:
+    """Raise ValueError for a sweep over tau_v where there is no value embedding."""
+    if not isinstance(embedding, ValueEmbedding) and "tau_v" in [axis.tau for axis in axes]:
         raise ValueError(
             "tau_v has no effect without a value embedding; connect Learn Value Embedding, or "
             "choose another tau"

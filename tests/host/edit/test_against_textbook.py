@@ -9,7 +9,8 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import k_to_vp, vp_to_host, vp_to_k
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -117,15 +118,16 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
         fingerprint(model))
     embedding = None
     if settings.scale is not None and settings.shift is not None:
-        embedding = data.ValueEmbedding(settings.scale, settings.shift, 7.5, "", "", ())
+        embedding = data.ValueEmbedding(
+            settings.scale, settings.shift, guidance=7.5, prompt="", fingerprint="")
     own = guider.P2PlusGuider(Edit(model, trajectory, embedding, chosen, settings.guidance))
     sigmas, seen = levels.sampling_sigmas(), [[] for _ in range(STEPS - 1)]
-    start = vp_to_host(model, schedule.vp_to_k(noise, float(sigmas[0])))
+    start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
 
     def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
         portion, i = divmod(step, STEPS)
         if i:
-            seen[i - 1].append(schedule.k_to_vp(x[1 if portion else 0 :], float(sigmas[i])).clone())
+            seen[i - 1].append(k_to_vp(x[1 if portion else 0 :], float(sigmas[i])).clone())
 
     euler = comfy.samplers.sampler_object("euler")
     final = own.sample(torch.zeros_like(start), start, euler, sigmas,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
-from stylediffusion_pack.stylediffusion.host.model import vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 
 from reference import textbook
 from tests import golden

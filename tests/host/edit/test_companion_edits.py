@@ -25,6 +25,8 @@ from stylediffusion_pack.stylediffusion.prompts.notation import make_axes
 from reference import textbook
 from tests import edits, golden
 
+COND, UNCOND = 0, 1
+BRANCHES = {NULL_TEXT: UNCOND, TEXT_EMBEDDING: COND}
 every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
 
 
@@ -45,8 +47,8 @@ def test_an_edit_with_the_recorded_null_texts_follows_every_recorded_latent(mode
         latents = torch.cat([recorded[f"ddim_latent.{k}"] for k in range(3)])
         walked = edits.trajectory_through(
             model, recorded["cond"][:1], recorded["uncond"], latents)
-        own = data.ValueEmbedding(
-            torch.zeros_like(shift), shift, 7.5, "", fingerprint(model), (), NULL_TEXT)
+        own = data.PromptEmbedding(
+            shift, UNCOND, guidance=7.5, prompt="", fingerprint=fingerprint(model))
         found = edits.sampled(model, walked, own, wanted)
     assert len(found) == 2
     for i, latents in enumerate(found):
@@ -66,7 +68,7 @@ def test_only_the_rows_that_a_prompt_embedding_is_for_are_changed(
     for step in range(3):
         for kind in (NULL_TEXT, TEXT_EMBEDDING):
             keys, values = with_prompt(
-                kind, torch.zeros(77, 8), table[step], context, value, {"cond_or_uncond": kinds})
+                BRANCHES[kind], table[step], context, value, {"cond_or_uncond": kinds})
             wanted_keys, wanted_values = context.clone(), value.clone()
             for place, chunk in enumerate(kinds):
                 rows = [0, 1, 2] if kind == NULL_TEXT and chunk == 1 else \
@@ -89,8 +91,9 @@ def test_the_same_embedding_at_every_step_is_the_textbooks_edit_with_that_prompt
     table = other.expand(edits.STEPS, -1, -1)
     with torch.inference_mode():
         walked = edits.trajectory_of(model)
-        embedding = data.ValueEmbedding(
-            torch.zeros_like(table), table, edits.GUIDANCE, "", fingerprint(model), (), kind)
+        embedding = data.PromptEmbedding(
+            table, BRANCHES[kind], guidance=edits.GUIDANCE, prompt="",
+            fingerprint=fingerprint(model))
         found = edits.sampled(model, walked, embedding, edits.control_of(edit, edits.BASE))
         wanted = textbook.sample(model, edits.NOISE, *prompts, [edit], settings, edits.TIMESTEPS)
         without = textbook.sample(model, edits.NOISE, edits.context(1), edits.context(2), [edit],
@@ -104,7 +107,8 @@ def test_the_same_embedding_at_every_step_is_the_textbooks_edit_with_that_prompt
 @every_kind
 def test_a_sweep_over_tau_v_is_refused_where_no_value_embedding_is_heard(kind: str) -> None:
     table = torch.zeros(3, 77, 8)
-    embedding = data.ValueEmbedding(table, table, 7.5, "", "", (), kind)
+    embedding = data.PromptEmbedding(
+        table, BRANCHES[kind], guidance=7.5, prompt="", fingerprint="")
     axes = make_axes(("tau_v", "0, 0.5"), ("tau_c", "0, 0.5"))
     with pytest.raises(ValueError, match="tau_v has no effect without a value embedding"):
         tau_sweep.require_effect(axes, embedding)
@@ -113,7 +117,8 @@ def test_a_sweep_over_tau_v_is_refused_where_no_value_embedding_is_heard(kind: s
 @every_kind
 def test_an_embedding_of_other_steps_is_refused_by_its_name(kind: str, model: Any) -> None:
     table = torch.zeros(5, 77, 64)
-    embedding = data.ValueEmbedding(table, table, 7.5, "", "", (), kind)
+    embedding = data.PromptEmbedding(
+        table, BRANCHES[kind], guidance=7.5, prompt="", fingerprint="")
     with torch.inference_mode():
         walked = edits.trajectory_of(model)
     with pytest.raises(ValueError, match=f"the {kind} was learnt over 5 steps.*4; run Learn Prom"):

@@ -27,7 +27,8 @@ def trajectory(prompt: str = SOURCE, steps: int = 4) -> data.Trajectory:
 
 def embedding(steps: int = 4, prompt: str = SOURCE) -> data.ValueEmbedding:
     table = torch.zeros(steps, 77, 8)
-    return data.ValueEmbedding(table, table, 7.5, prompt, "0" * 16, ())
+    return data.ValueEmbedding(
+        table, table, guidance=7.5, prompt=prompt, fingerprint="0" * 16)
 
 
 def make(clip: Any, targets: str, mode: str = "auto") -> prompt_to_prompt.Control:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from stylediffusion_pack.stylediffusion.host.edit import between_steps, guider
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import k_to_vp, vp_to_host, vp_to_k
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,
@@ -35,7 +36,8 @@ def recorded_embedding(case: dict[str, torch.Tensor]) -> data.ValueEmbedding:
         with torch.no_grad():
             tables.append(network(case["img_feats"]))
     return data.ValueEmbedding(
-        torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), 7.5, "", "", ())
+        torch.stack([s for s, _ in tables]), torch.stack([b for _, b in tables]), guidance=7.5,
+        prompt="", fingerprint="")
 
 
 def recorded_alignment(case: dict[str, torch.Tensor]) -> alignment.Alignment:
@@ -92,7 +94,7 @@ def sample(name: str) -> Run:
             "", (target,), **windows, blend=local_blend.Blend(threshold=facts["lb_th"][0]))
         own = guider.P2PlusGuider(Edit(model, trajectory, recorded_embedding(case), edits, 7.5))
         sigmas = levels.sampling_sigmas()
-        start = vp_to_host(model, schedule.vp_to_k(case["x_t"], float(sigmas[0])))
+        start = vp_to_host(model, vp_to_k(case["x_t"], float(sigmas[0])))
         mix, mask_of = between_steps.blended, between_steps.blend_mask
 
         def read(heat: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -105,7 +107,7 @@ def sample(name: str) -> Run:
 
         def callback(step: int, denoised: Any, x: torch.Tensor, total: int) -> None:
             if step:
-                run.latents.append(schedule.k_to_vp(x, float(sigmas[step])).clone())
+                run.latents.append(k_to_vp(x, float(sigmas[step])).clone())
 
         patch.setattr(between_steps, "blended", watched)
         patch.setattr(between_steps, "blend_mask", read)

@@ -10,12 +10,13 @@ from stylediffusion_pack.stylediffusion.host import attention
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
-from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method.fixed_point import INVERSIONS, refinement
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
-from demo import loading, scenes
+from demo import drawing, loading, scenes
 from reference import textbook
 from tests import families, golden
 from training import trials
@@ -85,7 +86,7 @@ def test_maps_of_an_entry_are_the_recorded_ones(
 def test_a_refined_trajectory_is_the_one_that_plain_sampling_walks_back() -> None:
     """The demo model's, without guidance; what plain DDIM misses it by is written beside it."""
     trial, off = trials.DEMO, {}
-    picture = torch.from_numpy(np.asarray(scenes.draw(trial.scene), dtype=np.float32) / 255)[None]
+    picture = torch.from_numpy(np.asarray(drawing.draw(trial.scene), dtype=np.float32) / 255)[None]
     with torch.inference_mode():
         model, clip = loading.load_model(), loading.load_clip()
         encoded = loading.load_vae().encode(picture)

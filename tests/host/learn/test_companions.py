@@ -12,8 +12,9 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import training_alphas
 from stylediffusion_pack.stylediffusion.method import data, schedule
 from stylediffusion_pack.stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING
 from stylediffusion_pack.stylediffusion.storage import inversion_file
@@ -47,7 +48,7 @@ def trajectory(model: Any) -> data.Trajectory:
         return trajectory_through(model, cond, uncond, found.latents)
 
 
-def learn(model: Any, trajectory: Any, kind: str, **choices: Any) -> data.ValueEmbedding:
+def learn(model: Any, trajectory: Any, kind: str, **choices: Any) -> data.PromptEmbedding:
     with torch.inference_mode():
         return host_learning.learn_prompt_embedding(model, trajectory, kind, **choices)
 
@@ -87,10 +88,9 @@ def test_the_null_texts_are_the_recorded_ones(
     """As changes: Adam's first updates have the gradient's sign and hardly its size, so a gradient
     near zero may go either way."""
     before = recorded["uncond"][0]
-    for i, found in enumerate(null_text["embedding"].shift):
+    for i, found in enumerate(null_text["embedding"].contexts):
         wanted = recorded[f"emb.{i}"][0]
         assert golden.relative(found - before, wanted - before) < 1e-3, i
-        assert not null_text["embedding"].scale[i].any()
 
 
 def textbook_text_embeddings(
@@ -143,7 +143,7 @@ def test_text_embeddings_are_those_of_the_loop_written_out(model: Any, trajector
         wanted, losses = textbook_text_embeddings(unet, trajectory, 7.5, 4)
     assert [x.total for x in found.losses] == pytest.approx(losses, rel=1e-5)
     before = trajectory.positive[0][0][0]
-    for own, book in zip(found.shift, wanted, strict=True):
+    for own, book in zip(found.contexts, wanted, strict=True):
         assert golden.relative(own - before, book - before) < 1e-3
 
 
@@ -171,7 +171,7 @@ def test_a_loss_that_is_good_enough_ends_a_step_and_its_update_stays(
     first = [x.total for x in found.losses if x.step == 0]
     assert len(first) == 1 and first[0] < 1e-5
     prompt = (trajectory.negative if kind == NULL_TEXT else trajectory.positive)[0][0][0]
-    assert 0 < (found.shift[0] - prompt).abs().max() < 0.011, "one update of Adam"
+    assert 0 < (found.contexts[0] - prompt).abs().max() < 0.011, "one update of Adam"
     for i in (1, 2):
         totals = [x.total for x in found.losses if x.step == i]
         assert all(total >= 1e-5 + 2e-5 * i for total in totals[:-1])
@@ -202,7 +202,7 @@ def test_a_stopped_run_goes_on_and_ends_where_it_would_have(
         begun.append(loss.step), after(self, loss))[1])
     resumed = learn(model, trajectory, kind, inner_steps=2)
     assert begun == [2, 2]
-    torch.testing.assert_close(resumed.shift, whole.shift, rtol=0, atol=1e-6)
+    torch.testing.assert_close(resumed.contexts, whole.contexts, rtol=0, atol=1e-6)
     assert not list(user_folder.iterdir())
 
 
@@ -213,8 +213,7 @@ def test_a_prompt_embedding_comes_back_from_a_file_to_the_last_bit(
     learnt, path = learn(model, trajectory, kind, inner_steps=1), tmp_path / "own.safetensors"
     inversion_file.save(path, trajectory, learnt)
     _, back = inversion_file.load(path)
-    assert back is not None and torch.equal(back.shift, learnt.shift)
-    assert not back.scale.any()
+    assert back is not None and torch.equal(back.contexts, learnt.contexts)
     assert torch.equal(back.ends, trajectory.latents[[0, -1]])
-    own = {"scale": learnt.scale, "shift": learnt.shift, "ends": learnt.ends}
+    own = {"contexts": learnt.contexts, "ends": learnt.ends}
     assert replace(back, **own) == learnt

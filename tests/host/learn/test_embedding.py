@@ -12,14 +12,11 @@ from stylediffusion_pack.stylediffusion.host.attention import fused_attention
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import learner
 from stylediffusion_pack.stylediffusion.host.learn import unet as host_unet
-from stylediffusion_pack.stylediffusion.host.model import (
-    fingerprint,
-    training_alphas,
-    vp_to_host,
-)
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.quasi_newton import QuasiNewtonSchedule
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
@@ -371,7 +368,7 @@ def test_what_all_layers_hear_is_computed_once_an_evaluation(
         return run
 
     def watched(scale: torch.Tensor, shift: torch.Tensor) -> Any:
-        once = host_unet.heard_once(counted(scale, shift))
+        once = host_unet.computed_once(counted(scale, shift))
 
         def run(*args: Any) -> Any:
             layers.append(1)

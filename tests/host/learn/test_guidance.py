@@ -9,8 +9,9 @@ from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 

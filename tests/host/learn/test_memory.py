@@ -98,10 +98,10 @@ def test_the_estimate_looks_at_two_corners_of_the_latent_and_of_what_goes_with_i
 
 
 def test_what_is_computed_twice_stands_there_as_its_input_and_once_whole() -> None:
-    def kept(*, blocks: float, rest: float) -> memory.Kept:
+    def kept(*, blocks: float, rest: float) -> memory.GraphBytes:
         parts = (torch.tensor(values, dtype=torch.float64) for values in (
             [3 * blocks, 5 * blocks], [7 * blocks, 2 * blocks], rest, blocks, 4 * blocks))
-        return memory.Kept(*parts)
+        return memory.GraphBytes(*parts)
 
     assert kept(blocks=1, rest=10).needed() == (8 + 9 + 10, 1 + 9 + 10 + 5, 1 + 4 + 10 + 7)
     # 64 cells keep 1 a unit and 256 keep 4, so 1600 keep 25; the rest goes 10, 16, 58.
@@ -119,8 +119,8 @@ def previewer_of(monkeypatch: pytest.MonkeyPatch) -> latent_preview.TAESDPreview
 def estimates_of(monkeypatch: pytest.MonkeyPatch) -> list[memory.Estimate]:
     """Every estimate that a run is given room for."""
     found: list[memory.Estimate] = []
-    make_room = memory.make_room
-    monkeypatch.setattr(memory, "make_room", lambda model, others, estimate: (
+    make_room = memory.plan_memory
+    monkeypatch.setattr(memory, "plan_memory", lambda model, others, estimate: (
         found.append(estimate), make_room(model, others, estimate))[1])
     return found
 
@@ -212,7 +212,7 @@ def test_on_a_gpu_the_peak_is_this_runs(
         torch.cuda, "reset_peak_memory_stats", lambda device: most.update(bytes=7 * GIB))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most["bytes"])
     memory.begin_peak(gpu)
-    room = memory.Room(
+    room = memory.MemoryPlan(
         memory.Estimate((5 * GIB, 4 * GIB, GIB // 2)), 2 * GIB, Checkpoints.TRANSFORMERS)
     with caplog.at_level("INFO", "stylediffusion"):
         memory.report(room, gpu)
@@ -279,7 +279,7 @@ def test_the_host_puts_other_models_aside_only_where_memory_is_short(
     monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: free[0])
     model, other = Loaded("cuda"), Loaded("cuda")
     estimate = memory.Estimate((8 * GIB, 6 * GIB, 5 * GIB))
-    room = memory.make_room(*[model, [other]], estimate)
+    room = memory.plan_memory(*[model, [other]], estimate)
     how = {"memory_required": 8 * GIB, "force_full_load": True}
     assert calls == ([([model, other], how)] if asked else [])
     assert (room.checkpoints, room.free, room.estimate) == (chosen, free[0], estimate)

@@ -2,17 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.utils
 import pytest
 import torch
 from stylediffusion_pack.nodes import learn as nodes
+from stylediffusion_pack.stylediffusion.host.control_nets import ControlledTrajectory
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory, tasks
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -145,15 +147,15 @@ def test_as_many_are_learnt_together_as_fit(
     model: Any, ways: list[data.Trajectory], alone: list[data.ValueEmbedding],
     chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rooms: list[memory.Room] = []
-    make_room = memory.make_room
+    rooms: list[memory.MemoryPlan] = []
+    make_room = memory.plan_memory
 
-    def little(patcher: Any, others: Any, estimate: memory.Estimate) -> memory.Room:
+    def little(patcher: Any, others: Any, estimate: memory.Estimate) -> memory.MemoryPlan:
         room = make_room(patcher, others, estimate)
         rooms.append(replace(room, free=int(2.5 * estimate.needed[0])))
         return rooms[-1]
 
-    monkeypatch.setattr(memory, "make_room", little)
+    monkeypatch.setattr(memory, "plan_memory", little)
     seen, rows = counted(model)
     found = together(seen, ways, **chosen)
     (room,) = rooms
@@ -167,7 +169,7 @@ def test_as_many_are_learnt_together_as_fit(
 def test_portions_cover_all_pictures_in_order() -> None:
     estimate = memory.Estimate((10, 5, 2), pictures=7)
     for free, sizes in ((9, [1] * 7), (39, [2, 2, 3]), (40, [3, 4]), (700, [7])):
-        portions = memory.Room(estimate, free, memory.Checkpoints.OFF).portions()
+        portions = memory.MemoryPlan(estimate, free, memory.Checkpoints.OFF).portions()
         assert [place for places in portions for place in places] == [*range(7)]
         assert sorted(map(len, portions)) == sizes
 
@@ -251,7 +253,7 @@ def test_only_what_can_share_its_passes_is_grouped(
     way, fast = ways[0], request()
     longer = replace(way, positive=[(way.positive[0][0].repeat(1, 2, 1), {})])
     wider = replace(way, latents=way.latents.repeat(1, 1, 1, 2))
-    under = replace(way, positive=[(way.positive[0][0], {"control": object()})])
+    under: Any = ControlledTrajectory(**vars(way), control_net=cast(Any, object()))
     other_levels = replace(way, levels=make_levels(STEPS, torch.linspace(
         0.99, 0.005, 1000, dtype=torch.float64)))
 
@@ -276,8 +278,9 @@ def test_the_node_takes_lists_as_the_host_gives_them_and_keeps_their_order(
     def learnt(made: Any) -> Any:
         asked.extend(made)
         return [data.ValueEmbedding(
-            torch.ones(1), torch.ones(1), task.request.settings.guidance, task.trajectory.prompt,
-            "", (data.InnerLoss(0, 0, float(i), 0.0),)) for i, task in enumerate(made)]
+            torch.ones(1), torch.ones(1), guidance=task.request.settings.guidance,
+            prompt=task.trajectory.prompt, fingerprint="",
+            losses=(data.InnerLoss(0, 0, float(i), 0.0),)) for i, task in enumerate(made)]
 
     monkeypatch.setattr(nodes, "learn_embeddings", learnt)
     node = nodes.LearnValueEmbedding

@@ -177,7 +177,7 @@ def test_a_run_is_written_at_most_a_twentieth_of_the_time_and_whole_when_it_brea
         written.append(learnt.steps)
 
     monkeypatch.setattr(unfinished_run.learning_file, "save", slow)
-    writer = unfinished_run.RunWriter(unfinished_run.RestingPlace(tmp_path / "run", "k"))
+    writer = unfinished_run.RunWriter(unfinished_run.RunFile(tmp_path / "run", "k"))
     for steps in range(1, 50):
         clock.now += 3.0
         table = torch.zeros(steps, 77, 8)

@@ -9,9 +9,10 @@ import latent_preview
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import unfinished_run
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.method import data, learning
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
@@ -115,7 +116,7 @@ def test_the_preview_is_the_clean_latent_that_the_step_predicts(
     """Built the other way round: noise over a known picture must show that picture."""
     shown = Shown()
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: shown)
-    place = unfinished_run.resting_place(trajectory, None, "preview")
+    place = unfinished_run.run_file(trajectory, None, "preview")
     watch = host_learning.HostWatch(model, trajectory, request(), place)
     picture, noise = torch.randn(2, 1, 4, 8, 16, generator=torch.Generator().manual_seed(1))
     alphas = 1 / (1 + model.model.model_sampling.sigmas.double() ** 2)
@@ -148,8 +149,8 @@ REQUEST = request()
 
 
 def place_of(tokens: torch.Tensor | None = None, model: str = "1" * 16,
-             chosen: Any = REQUEST, **other: Any) -> unfinished_run.RestingPlace:
-    return unfinished_run.resting_place(
+             chosen: Any = REQUEST, **other: Any) -> unfinished_run.RunFile:
+    return unfinished_run.run_file(
         data.Trajectory(**{**PLACE, **other}), tokens, model, chosen)
 
 

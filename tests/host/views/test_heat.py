@@ -8,7 +8,8 @@ import torch
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
-from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas, vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
+from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
 from stylediffusion_pack.stylediffusion.host.views import heat, heatmaps
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
@@ -179,7 +180,8 @@ def test_heat_of_an_edit_is_the_sum_of_the_textbooks_edited_columns(
             textbook.Settings(*WINDOWS, threshold=0.7, scale=scale, shift=shift),
             [751, 501, 251, 1])
         made = as_control(edits)
-        embedding = data.ValueEmbedding(scale, shift, 7.5, "", fingerprint(model), ())
+        embedding = data.ValueEmbedding(
+            scale, shift, guidance=7.5, prompt="", fingerprint=fingerprint(model))
         for row in range(1 + len(edits)):
             seen = watch([0, 2, 3], row, made)
             heatmaps.watch_sampling(Edit(model, trajectory, embedding, made), seen)
@@ -195,7 +197,8 @@ def test_a_negative_prompt_of_two_chunks_leaves_the_heat_of_the_reconstruction_a
         model = families.load("sd15")
         trajectory = trajectory_of(model, "sd15")
         embedding = data.ValueEmbedding(
-            torch.ones(STEPS, 77, 64), torch.zeros(STEPS, 77, 64), 7.5, "", fingerprint(model), ())
+            torch.ones(STEPS, 77, 64), torch.zeros(STEPS, 77, 64), guidance=7.5, prompt="",
+            fingerprint=fingerprint(model))
         found = []
         for copies in (1, 2):
             negative = [(trajectory.negative[0][0].repeat(1, copies, 1), {})]

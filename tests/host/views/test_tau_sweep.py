@@ -7,7 +7,7 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.edit import guider, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
-from stylediffusion_pack.stylediffusion.host.model import vp_to_host
+from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.views import tau_sweep
 from stylediffusion_pack.stylediffusion.method import edit_plan, prompt_to_prompt, sweep
 from stylediffusion_pack.stylediffusion.prompts import notation

@@ -1,4 +1,4 @@
-"""Runs the demo graph on the server for a trial, beside plain DDIM and the true edits."""
+"""The demo graph run on the server for a trial, and judged beside plain DDIM and true edits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from demo import scenes
-from stylediffusion.drawing.metrics import psnr
-from training import judge
-from training.trials import Trial
+from demo import drawing, scenes
+from development import examples
+from development.examples import Prompt, node_of
+from development.server import Progress, Server
+from stylediffusion.measures.pixels import psnr
 
-from . import examples
-from .examples import Prompt
-from .server import Progress, Server
+from . import judge
+from .trials import Trial
 
 DEMO = "Demo"
 DECIMALS = 2
@@ -38,12 +38,6 @@ class Pictures:
     true_edits: tuple[Tensor, ...]
     edits: tuple[Tensor, ...]
     ddim_edits: tuple[Tensor, ...]
-
-
-def node_of(prompt: Prompt, kind: str) -> str:
-    """The id of the one node of a type."""
-    (found,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
-    return found
 
 
 def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
@@ -126,27 +120,31 @@ def measure(pictures: Pictures) -> dict[str, Any]:
     rows = zip(pictures.targets, pictures.true_edits, pictures.edits, pictures.ddim_edits,
                strict=True)
     for target, true, edit, plain in rows:
-        changed = scenes.changed_mask(picture(source), picture(true))
+        changed = drawing.changed_mask(picture(source), picture(true))
         inside = torch.from_numpy(changed)
         names = judge.name(seen, torch.stack([true, edit, plain]).permute(0, 3, 1, 2))
         edits.append({
             "target": target,
-            "psnr_inside": decibel(edit, true, inside),
-            "source_psnr_inside": decibel(source, true, inside),
-            "ddim_psnr_inside": decibel(plain, true, inside),
-            "psnr_outside": decibel(edit, true, ~inside),
-            "ceiling_psnr_outside": decibel(pictures.round_trip, source, ~inside),
-            "ddim_psnr_outside": decibel(plain, true, ~inside),
+            "psnr_inside": decibels(edit, true, inside),
+            "source_psnr_inside": decibels(source, true, inside),
+            "ddim_psnr_inside": decibels(plain, true, inside),
+            "psnr_outside": decibels(edit, true, ~inside),
+            "ceiling_psnr_outside": decibels(pictures.round_trip, source, ~inside),
+            "ddim_psnr_outside": decibels(plain, true, ~inside),
             "true_judged": names[0], "judged": names[1], "ddim_judged": names[2],
         })
     return {
-        "vae_psnr": decibel(pictures.round_trip, source),
-        "reconstruction_psnr": decibel(pictures.reconstruction, source),
-        "ddim_reconstruction_psnr": decibel(pictures.ddim_reconstruction, source),
+        "vae_psnr": decibels(pictures.round_trip, source),
+        "reconstruction_psnr": decibels(pictures.reconstruction, source),
+        "ddim_reconstruction_psnr": decibels(pictures.ddim_reconstruction, source),
         "edits": edits,
     }
 
 
-def decibel(found: Tensor, wanted: Tensor, where: Tensor | None = None) -> float:
-    """PSNR as it is reported, in hundredths of a dB."""
-    return round(psnr(found, wanted, where), DECIMALS)
+def decibels(found: Tensor, wanted: Tensor, where: Tensor | None = None) -> float:
+    """PSNR of one picture [H, W, 3], or of its pixels `where` [H, W], in hundredths of a dB."""
+    if where is not None:
+        found, wanted = found[where], wanted[where]
+    (value,) = psnr(wanted.reshape(1, 1, -1, 3), found.reshape(1, 1, -1, 3))
+    assert value is not None
+    return round(value, DECIMALS)

@@ -1,6 +1,6 @@
 """The demo command: the shipped graph in the real ComfyUI, judged against true edits.
 
-    python -m development.demo [--out DIR] [--trials]
+    python -m training.demo [--out DIR] [--trials]
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from demo import scenes
+from development import examples
+from development.environment import ensure
+from development.examples import Prompt
+from development.server import Server
 from stylediffusion.drawing.sheets import Tile, sheet
-from training import trials
 
-from . import examples
+from . import trials
 from .editing import DEMO, Pictures, measure, picture, run
-from .environment import ensure
-from .examples import Prompt
-from .server import Server
 
 
 class Bars:
