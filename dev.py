@@ -42,7 +42,7 @@ usage: python3 dev.py COMMAND [arguments]
   train [args]          train the demo model (python -m training.train)
   evaluate [args]       measure the demo model (python -m training.evaluate)
 
-demo, test, serve, bench and edits work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS);
+demo, test, serve, bench, edits and train work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS);
 with --cpu behind the command, or where there is none, on the CPU, as all other commands do.
 Relative paths are seen from the folder of dev.py.
 
@@ -65,7 +65,7 @@ BENCHES = {name: f"bench.{name}" for name in (
     "learn", "edit", "ops", "live", "start", "abuse", "compat", "mutants", "paper")}
 NEEDED = {"test": ("pytest",), "lint": ("ruff", "mypy")}
 WORKERS = ("-n", "auto", "--dist", "loadfile")  # how many that is, tests/conftest.py says
-ON_ACCELERATOR = ("demo", "test", "serve", "bench", "edits")
+ON_ACCELERATOR = ("demo", "test", "serve", "bench", "edits", "train")
 SIGTERM_CODE = 128 + signal.SIGTERM
 
 

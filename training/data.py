@@ -91,7 +91,8 @@ def train(
                                   weight_decay=0.01)
     cooling_start = round(budget.steps * (1 - cooldown))
     step = _resume(name, budget, trained, average, optimizer, cooling_start)
-    saved, shown, running = time.monotonic(), time.monotonic(), None
+    saved, shown = time.monotonic(), time.monotonic()
+    running: Tensor | None = None
     while step < budget.steps and time.monotonic() < budget.deadline:
         if step == cooling_start:
             _save(f"{name}_trunk", budget, trained, average, optimizer, step)
@@ -108,10 +109,8 @@ def train(
         step += 1
         decay = min(0.999, (step + 1) / (step + 10))
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), trained.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
-        now_lost = float(loss.detach())
-        running = now_lost if running is None else 0.98 * running + 0.02 * now_lost
+            torch._foreach_lerp_([*average.parameters()], [*trained.parameters()], 1 - decay)
+            running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
         now = time.monotonic()
         if now - shown > 30:
             log.info("%s step %d of %d, loss %.4f", name, step, budget.steps, running)
@@ -122,7 +121,8 @@ def train(
             if report:
                 log.info("%s: %s", name, report())
     _save(name, budget, trained, average, optimizer, step)
-    log.info("%s at step %d of %d, loss %.4f", name, step, budget.steps, running or math.nan)
+    log.info("%s at step %d of %d, loss %.4f", name, step, budget.steps,
+             math.nan if running is None else running)
     return step >= budget.steps
 
 

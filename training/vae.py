@@ -1,0 +1,122 @@
+"""The stages that train the VAE: both of its halves, or the decoder under a UNet that is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import einsum
+from safetensors.torch import load_file
+from torch import Tensor
+
+from demo import model as parts
+from demo import scenes
+
+from .data import Budget, begin, pixels, take, train
+from .device import DEVICE, LAYOUT, ON_CPU, autocast, compiled
+
+CROP, CELL, CANDIDATES = 64, 8, 3
+CROPS = 8 if ON_CPU else 96
+LATENT_NOISE = 0.02
+CHROMA = torch.tensor([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])  # JPEG's Cb and Cr
+
+
+class Crops:
+    """64-pixel crops of the pictures drawn ahead, on the grid of latent cells.
+
+    Five of eight are sketches, and of three places in a picture the one with most edges is
+    taken: that is where the round trip still errs.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        data = load_file(budget.file("pictures"))
+        self.pictures = data["pictures"].to(DEVICE)
+        self.styles = [data["sketch"].nonzero()[:, 0], (~data["sketch"]).nonzero()[:, 0]]
+
+    def draw(self) -> Tensor:
+        """[B, 3, 64, 64] in 0..1, chosen by torch's global generator."""
+        counts = (CROPS * 5 // 8, CROPS - CROPS * 5 // 8)
+        chosen = torch.cat([style[torch.randint(len(style), (count,))]
+                            for style, count in zip(self.styles, counts, strict=True)])
+        wholes = self.pictures[chosen.to(DEVICE)].float() / 255
+        corners = torch.randint((scenes.SIZE - CROP) // CELL + 1, (CANDIDATES, CROPS, 2)) * CELL
+        crops = torch.stack([_cropped(wholes, places) for places in corners.to(DEVICE)])
+        most = edges(crops).mean((2, 3, 4)).argmax(0)
+        rows = torch.arange(CROPS, device=DEVICE)
+        return crops[most, rows].contiguous(memory_format=LAYOUT)
+
+
+def _cropped(wholes: Tensor, corners: Tensor) -> Tensor:
+    """Of each picture [B, 3, H, W] the square whose upper left corner is (y, x) of [B, 2]."""
+    reach = torch.arange(CROP, device=wholes.device)
+    ys, xs = (corners[:, i, None] + reach for i in (0, 1))
+    rows = torch.arange(len(wholes), device=wholes.device)
+    return wholes.movedim(1, -1)[rows[:, None, None], ys[:, :, None], xs[:, None]].movedim(-1, 1)
+
+
+def edges(pictures: Tensor) -> Tensor:
+    """|differences| of neighbours, both ways, at [..., H - 1, W - 1]."""
+    across, down = pictures.diff(dim=-1)[..., :-1, :], pictures.diff(dim=-2)[..., :-1]
+    return across.abs() + down.abs()
+
+
+def picture_loss(back: Tensor, images: Tensor) -> Tensor:
+    """L1 + 10 MSE, and L1 of edges and of chroma: colour that bleeds costs little in plain L1."""
+    error = back.float() - images
+    chroma = einsum(CHROMA.to(error.device), error, "chroma rgb, b rgb h w -> b chroma h w")
+    return (error.abs().mean() + 10 * error.square().mean()
+            + 0.5 * edges(error).mean() + 2 * chroma.abs().mean())
+
+
+def vae_to_train(budget: Budget) -> Any:
+    """A new VAE, or the exported one a run starts from, in the layout that trains faster."""
+    vae = parts.new_vae()
+    begin(budget, vae, "first_stage_model")
+    return vae.to(DEVICE, memory_format=LAYOUT)
+
+
+def train_vae(budget: Budget) -> bool:
+    """The VAE, its latents held near zero mean and unit variance."""
+    vae, crops = vae_to_train(budget), Crops(budget)
+    encode, decode = compiled(vae.taesd_encoder), compiled(vae.taesd_decoder)
+
+    def loss_of(step: int) -> Tensor:
+        images = crops.draw()
+        with autocast():
+            latents = encode(images)
+            back = decode(latents + LATENT_NOISE * torch.randn_like(latents))
+        moments = latents.float().transpose(0, 1).flatten(1)
+        spread = moments.mean(1).square().mean() + (moments.std(1) - 1).square().mean()
+        return picture_loss(back, images) + 0.02 * spread
+
+    return train("vae", budget, {"vae": vae}, 1.5e-3, loss_of, report=lambda: str(quality(vae)))
+
+
+def train_decoder(budget: Budget) -> bool:
+    """The decoder alone, when a UNet has already been trained on the encoder's latents."""
+    vae, crops = vae_to_train(budget), Crops(budget)
+    encode, decode = compiled(vae.taesd_encoder), compiled(vae.taesd_decoder)
+
+    def loss_of(step: int) -> Tensor:
+        images = crops.draw()
+        with autocast():
+            with torch.no_grad():
+                latents = encode(images)
+            back = decode(latents + LATENT_NOISE * torch.randn_like(latents))
+        return picture_loss(back, images)
+
+    return train("decoder", budget, {"decoder": vae.taesd_decoder}, 1e-3, loss_of,
+                 report=lambda: str(quality(vae)))
+
+
+@torch.no_grad()
+def quality(vae: Any, count: int = 24) -> dict[str, float]:
+    """Mean PSNR in dB of the round trip on unseen scenes, by style."""
+    decibels = {}
+    for style in scenes.STYLES:
+        source = (s for s in scenes.random_scenes(77, unseen=True) if s.style == style)
+        images = pixels(take(source, count)).to(DEVICE)
+        back = vae.taesd_decoder(vae.taesd_encoder(images)).clamp(0, 1)
+        error = (back - images).square().flatten(1).mean(1)
+        decibels[style] = round(float((-10 * error.log10()).mean()), 2)
+    return decibels
