@@ -99,6 +99,15 @@ def test_a_gradient_is_that_of_the_loss_in_units_of_the_noise() -> None:
     assert loss == pytest.approx(float(((moved - step.wanted_latent) / unit).square().mean()))
 
 
+def test_the_next_step_starts_where_this_one_ended() -> None:
+    run, model = run_of(3), Rows([3], [])
+    step = run.begin(model.noise(run.learnt.latent, STEPS), [])
+    with torch.enable_grad():
+        solution = run.solver.solve(model, step, run.note)
+    assert len(run.losses) > 1 and solution.shift.any()
+    assert torch.equal(run.solver.point, torch.cat([solution.scale, solution.shift]))
+
+
 def test_the_best_that_was_seen_is_kept() -> None:
     run = run_of(0)
     step = run.begin(torch.zeros_like(run.learnt.latent), [])
