@@ -260,10 +260,10 @@ def test_a_step_of_zero_and_one_without_curvature_worth_a_number_leave_no_pair()
         change = torch.tensor([curvature * 2.0, 1.0], dtype=torch.float64)  # s y = curvature * s s
         driven(known.see(torch.ones(2, dtype=torch.float64) + change, step))
         assert int(known.pairs[0].any(1).sum()) == kept, curvature
-    known = Curvature(step)
-    driven(known.see(torch.ones(2, dtype=torch.float64)))
-    driven(known.see(torch.ones(2, dtype=torch.float64), 0 * step))
-    assert not known.grams.any() and known.square == 2
+    pairs = drawn_pairs(3, 9)
+    known, before = knowing(pairs), knowing(pairs).pairs
+    driven(known.see(known.gradient, torch.zeros(9, dtype=torch.float64)))
+    assert torch.equal(known.pairs, before)
 
 
 def test_it_stops_where_the_loss_is_just_good_enough() -> None:
