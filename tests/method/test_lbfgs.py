@@ -273,8 +273,8 @@ def test_it_stops_where_the_loss_is_just_good_enough() -> None:
 
 
 def test_a_step_that_climbs_goes_on_at_the_minimum_of_the_parabola() -> None:
-    """f(0) = 1 with a slope of -2: Polyak's step goes to 0.5, where a line would reach zero."""
-    losses, tried, again = [1.0, 1.5, 1.25, 0.5], [], []
+    """f(0) = 2 with a slope of -2: Polyak's step goes to 1, where a line would reach zero."""
+    losses, tried, again = [2.0, 3.0, 2.5, 0.5], [], []
     descent = lbfgs.descend(torch.zeros(1, dtype=torch.float64),
                             Curvature(torch.zeros(1, dtype=torch.float64)), 4, 0.0, lambda: None)
     gradients = iter([torch.tensor([torch.inf]), torch.tensor([-2.0]), torch.tensor([-2.0])])
@@ -287,5 +287,5 @@ def test_a_step_that_climbs_goes_on_at_the_minimum_of_the_parabola() -> None:
 
     lbfgs.in_lock_step([descent], evaluate)
     assert again == [False, True, False, False, False], "the first gradient overflowed"
-    # fall = -1: 1 / (2 (1.5 - 1 + 1)) = 1/3 of it; then fall = -1/3: (1/3) / (2 (.25 + 1/3)) = 2/7
-    assert tried == pytest.approx([0, 0, 0.5, 0.5 / 3, 0.5 / 3 * 2 / 7])
+    # fall = -2: 2 / (2 (3 - 2 + 2)) = 1/3 of it; then fall = -2/3: (2/3) / (2 (.5 + 2/3)) = 2/7
+    assert tried == pytest.approx([0, 0, 1, 1 / 3, 1 / 3 * 2 / 7])

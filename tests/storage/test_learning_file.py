@@ -49,6 +49,13 @@ def test_another_run_is_begun_anew(tmp_path: Path, other: dict[str, Any]) -> Non
     assert load(begun(tmp_path / "run", **other)) is None
 
 
+def test_a_run_of_a_solver_with_another_part_as_well_is_begun_anew(tmp_path: Path) -> None:
+    like = {**LIKE, "pairs": torch.zeros(3)}
+    path = begun(tmp_path / "run")
+    assert learning_file.load(path, "k", like, FIRST, 5) is None
+    assert learning_file.load(path, "k", {}, FIRST, 5) is not None
+
+
 @pytest.mark.parametrize(("other", "what"), [
     ({"latent": LATENT + NAN}, "latent has values that are not finite"),
     ({"first": FIRST + NAN}, "first has values"), ({"latent": LATENT[0]}, "latent has shape"),
