@@ -20,6 +20,7 @@ from torch import Tensor
 from demo import drawing, scenes
 
 log = logging.getLogger("training.train")
+COOLDOWN = 0.25
 
 
 @dataclass
@@ -56,112 +57,107 @@ def unflatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
 
 
-def adam_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"adam.{i}.{k}": v for i, row in state.items() for k, v in row.items()}
+class Training:
+    """A stage's modules with their averages and their AdamW, at some step; in checkpoints whole."""
 
+    def __init__(
+        self, name: str, budget: Budget, modules: dict[str, torch.nn.Module], learning_rate: float,
+        cooling_start: int,
+    ) -> None:
+        self.name, self.budget, self.cooling_start = name, budget, cooling_start
+        self.modules = torch.nn.ModuleDict(modules)
+        self.average = copy.deepcopy(self.modules).requires_grad_(False)
+        self.learning_rate = learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.modules.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.step = self._resumed()
 
-def restore_adam(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    rows: dict[int, dict[str, Tensor]] = {}
-    for key, value in unflatten("adam", tensors).items():
-        index, name = key.split(".", 1)
-        rows.setdefault(int(index), {})[name] = value
-    state = optimizer.state_dict()
-    optimizer.load_state_dict({**state, "state": rows})
+    def update(self, loss_of: Callable[[int], Tensor]) -> Tensor:
+        """One step: warm-up of 200 steps, linear cool-down, clipped gradients, EMA; its loss."""
+        share = min(1.0, (self.step + 1) / 200)
+        steps = self.budget.steps
+        share *= min(1.0, (steps - self.step) / max(1, steps - self.cooling_start))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * share
+        torch.manual_seed(self.budget.seed * 1_000_003 + self.step)
+        loss = loss_of(self.step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(0.999, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                [*self.average.parameters()], [*self.modules.parameters()], 1 - decay)
+        return loss.detach()
+
+    def save(self, name: str = "") -> None:
+        """A checkpoint under the stage's name, or another."""
+        state = self.optimizer.state_dict()["state"]
+        tensors = {
+            **flatten("model", self.modules.state_dict()),
+            **flatten("ema", self.average.state_dict()),
+            **{f"adam.{i}.{k}": v for i, row in state.items() for k, v in row.items()}}
+        save_checkpoint(self.budget.file(name or self.name), tensors,
+                        {"step": str(self.step), "steps": str(self.budget.steps)})
+
+    def _resumed(self) -> int:
+        """The step of the checkpoint that is gone on from, of the stage or of its trunk."""
+        for name in (self.name, f"{self.name}_trunk"):
+            path = self.budget.file(name)
+            if not path.exists():
+                continue
+            step, steps = checkpoint_steps(path)
+            planned = round(steps * self.cooling_start / max(1, self.budget.steps))
+            if name == self.name and steps != self.budget.steps and step > planned:
+                continue
+            self._load(load_file(path))
+            log.info("%s resumes at step %d from %s", self.name, step, path.name)
+            return step
+        return 0
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        self.modules.load_state_dict(unflatten("model", tensors))
+        self.average.load_state_dict(unflatten("ema", tensors))
+        rows: dict[int, dict[str, Tensor]] = {}
+        for key, value in unflatten("adam", tensors).items():
+            index, name = key.split(".", 1)
+            rows.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": rows})
 
 
 def train(
-    name: str,
-    budget: Budget,
-    modules: dict[str, torch.nn.Module],
-    learning_rate: float,
-    loss_of: Callable[[int], Tensor],
-    average_from: int = 0,
-    cooldown: float = 0.25,
-    report: Callable[[], str] | None = None,
+    name: str, budget: Budget, modules: dict[str, torch.nn.Module], learning_rate: float,
+    loss_of: Callable[[int], Tensor], report: Callable[[], str] | None = None,
 ) -> bool:
-    """The loop all stages share: AdamW, warm-up, linear cool-down, EMA, checkpoints, wall clock.
+    """The loop all stages share, by the wall clock.
 
     The state at the start of the cool-down is kept as `<name>_trunk`, so that a later run with
     more steps goes on from there. Returns whether all steps are done.
     """
-    trained = torch.nn.ModuleDict(modules)
-    average = copy.deepcopy(trained).requires_grad_(False)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, betas=(0.9, 0.99),
-                                  weight_decay=0.01)
-    cooling_start = round(budget.steps * (1 - cooldown))
-    step = _resume(name, budget, trained, average, optimizer, cooling_start)
+    training = Training(
+        name, budget, modules, learning_rate, round(budget.steps * (1 - COOLDOWN)))
     saved, shown = time.monotonic(), time.monotonic()
-    running: Tensor | None = None
-    while step < budget.steps and time.monotonic() < budget.deadline:
-        if step == cooling_start:
-            _save(f"{name}_trunk", budget, trained, average, optimizer, step)
-        share = min(1.0, (step + 1) / 200)
-        share *= min(1.0, (budget.steps - step) / max(1, budget.steps - cooling_start))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * share
-        torch.manual_seed(budget.seed * 1_000_003 + step)
-        loss = loss_of(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        decay = min(0.999, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_([*average.parameters()], [*trained.parameters()], 1 - decay)
-            running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
+    running: Tensor | None = None  # read for the log only: a GPU need not be waited for
+    while training.step < budget.steps and time.monotonic() < budget.deadline:
+        if training.step == training.cooling_start:
+            training.save(f"{name}_trunk")
+        loss = training.update(loss_of)
+        running = loss if running is None else running.lerp(loss, 0.02)
         now = time.monotonic()
         if now - shown > 30:
-            log.info("%s step %d of %d, loss %.4f", name, step, budget.steps, running)
+            log.info("%s step %d of %d, loss %.4f", name, training.step, budget.steps, running)
             shown = now
         if now - saved > 300:
-            _save(name, budget, trained, average, optimizer, step)
+            training.save()
             saved = now
             if report:
                 log.info("%s: %s", name, report())
-    _save(name, budget, trained, average, optimizer, step)
-    log.info("%s at step %d of %d, loss %.4f", name, step, budget.steps,
+    training.save()
+    log.info("%s at step %d of %d, loss %.4f", name, training.step, budget.steps,
              math.nan if running is None else running)
-    return step >= budget.steps
-
-
-def _save(
-    name: str,
-    budget: Budget,
-    trained: torch.nn.Module,
-    average: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    tensors = {**flatten("model", trained.state_dict()), **flatten("ema", average.state_dict()),
-               **adam_tensors(optimizer)}
-    save_checkpoint(budget.file(name), tensors, {"step": str(step), "steps": str(budget.steps)})
-
-
-def _resume(
-    name: str,
-    budget: Budget,
-    trained: torch.nn.Module,
-    average: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    cooling_start: int,
-) -> int:
-    for candidate in (name, f"{name}_trunk"):
-        path = budget.file(candidate)
-        if not path.exists():
-            continue
-        step, steps = checkpoint_steps(path)
-        planned = round(steps * cooling_start / max(1, budget.steps))
-        if candidate == name and steps != budget.steps and step > planned:
-            continue
-        tensors = load_file(path)
-        trained.load_state_dict(unflatten("model", tensors))
-        average.load_state_dict(unflatten("ema", tensors))
-        restore_adam(optimizer, tensors)
-        log.info("%s resumes at step %d from %s", name, step, path.name)
-        return step
-    return 0
+    return training.step >= budget.steps
 
 
 def checkpoint_steps(path: Path) -> tuple[int, int]:

@@ -131,12 +131,12 @@ def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
     return fitted[0].unflatten(0, grid.shape[:-2])
 
 
-def conditional_chunks(rows: int, extra: ExtraOptions) -> Iterator[tuple[int, slice]]:
-    """(kind, slice of rows) of every chunk of this call."""
-    kinds = extra["cond_or_uncond"]
-    size = rows // len(kinds)
-    for place, kind in enumerate(kinds):
-        yield kind, slice(place * size, (place + 1) * size)
+def branch_rows(rows: int, extra: ExtraOptions) -> Iterator[tuple[int, slice]]:
+    """(branch, slice of rows) of every chunk of this call."""
+    branches = extra["cond_or_uncond"]
+    size = rows // len(branches)
+    for place, branch in enumerate(branches):
+        yield branch, slice(place * size, (place + 1) * size)
 
 
 def sampling_step(extra: ExtraOptions) -> int:
@@ -177,8 +177,8 @@ class MapRecorder:
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             probabilities = attention_map(q, k, extra)
-            for kind, rows in conditional_chunks(len(q), extra):
-                if kind == CONDITIONAL:
+            for branch, rows in branch_rows(len(q), extra):
+                if branch == CONDITIONAL:
                     columns = on_grid(probabilities[rows][0].mT, layer, extra)
                     self.maps.append(rearrange(columns, "heads tokens h w -> heads (h w) tokens"))
             heads = rearrange(v, "b t (h d) -> b h t d", h=extra["n_heads"])
@@ -199,8 +199,8 @@ def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
     ) -> tuple[Tensor, Tensor, Tensor]:
         parts = [
             value_input(value[rows].float(), scale, shift).to(value.dtype)
-            if kind == CONDITIONAL else value[rows]
-            for kind, rows in conditional_chunks(len(value), extra)
+            if branch == CONDITIONAL else value[rows]
+            for branch, rows in branch_rows(len(value), extra)
         ]
         return n, context, torch.cat(parts)
 
@@ -228,8 +228,8 @@ def with_prompt(
     """
     keys, values = context.clone(), value.clone()
     tokens = prompt.repeat(context.shape[1] // len(prompt), 1).to(context)
-    for kind, rows in conditional_chunks(len(context), extra):
-        if kind == branch:
+    for chunk, rows in branch_rows(len(context), extra):
+        if chunk == branch:
             stop = rows.stop if branch == UNCONDITIONAL else rows.start + 1
             keys[rows.start : stop] = values[rows.start : stop] = tokens
     return keys, values

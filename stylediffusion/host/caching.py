@@ -9,6 +9,7 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
+from ..method.data import relative_difference
 from .attention import COMPILE_KEY, uncompiled
 from .model import ModelPatcher, nodes_on
 
@@ -68,7 +69,7 @@ def require_every_step(
     for level in (*range(steps, 0, -1), middle, middle):
         with asked.at(model, level, steps):
             last = ask(level, asked.options)
-    off = float((last - first).norm() / first.norm())
+    off = relative_difference(last, first)
     if off > SAME:
         raise ValueError(
             f"what this MODEL gives depends on what it was asked before (by {100 * off:.0f} % of a "

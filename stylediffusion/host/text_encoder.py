@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..method.alignment import TokenizedPrompt, Word
-from ..method.data import Conditioning
+from ..method.data import Conditioning, relative_difference
 from ..prompts.words import clusters, fold
 
 log = logging.getLogger("stylediffusion")
@@ -77,6 +77,7 @@ def require_encoder_of(positive: Conditioning, encoded: Conditioning, prompt: st
     than rounding, that is a warning.
     """
     (ours, extra), (theirs, their_extra) = encoded[0], positive[0]
+    ours, theirs = (tensor.to("cpu", torch.float32) for tensor in (ours, theirs))
     for what, *pair in (
         ("numbers for each token", ours, theirs),
         ("pooled numbers", extra.get("pooled_output"), their_extra.get("pooled_output")),
@@ -87,17 +88,11 @@ def require_encoder_of(positive: Conditioning, encoded: Conditioning, prompt: st
                 f"the CLIP gives {sizes[0]} {what}, but the one the trajectory was made with gave "
                 f"{sizes[1]}; connect the CLIP that made the trajectory, of the same checkpoint"
             )
-    if ours.shape != theirs.shape or _difference(ours, theirs) > ROUNDING:
+    if ours.shape != theirs.shape or relative_difference(ours, theirs) > ROUNDING:
         log.warning(
             "the CLIP encodes '%s' otherwise than when the trajectory was made, so the edits start "
             "from other words than the picture; connect the same CLIP here as there, behind the "
             "same CLIP Set Last Layer and LoRAs", prompt)
-
-
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """|a - b| / |b|."""
-    ours, theirs = ours.to("cpu", torch.float32), theirs.to("cpu", torch.float32)
-    return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
 
 
 def tokenize(clip: Any, prompt: str) -> TokenizedPrompt:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,18 @@ def read_vision(file: str) -> dict[str, Tensor]:
 
 def vision_config(state: dict[str, Tensor]) -> dict[str, Any]:
     """The host's description of a tower, read from the shapes of its tensors."""
-    width, patch = state[CLASS].numel(), state[PATCH].shape[-1]
-    layers = {name.split(".")[3] for name in state if name.startswith("vision_model.encoder.")}
+    patch = state[PATCH].shape[-1]
     return {
-        "model_type": "clip_vision_model", "hidden_act": "quick_gelu", "num_channels": 3,
-        "hidden_size": width, "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "patch_size": patch, "num_hidden_layers": len(layers),
+        "model_type": "clip_vision_model", "num_channels": 3, "patch_size": patch,
         "image_size": patch * math.isqrt(state[POSITION].shape[0] - 1),
-        "intermediate_size": state[FIRST_FEED_FORWARD].shape[0],
         "projection_dim": state[PROJECTION].shape[0],
+        **tower_config(state, "vision_model", state[CLASS].numel()),
     }
+
+
+def tower_config(state: Mapping[str, Tensor], name: str, width: int) -> dict[str, Any]:
+    """What CLIP's text and vision towers of some width have alike, read from their tensors."""
+    layers = {key.split(".")[3] for key in state if key.startswith(f"{name}.encoder.layers.")}
+    inner = state[f"{name}.encoder.layers.0.mlp.fc1.weight"].shape[0]
+    return {"hidden_size": width, "num_hidden_layers": len(layers), "intermediate_size": inner,
+            "num_attention_heads": max(1, width // HEAD_WIDTH), "hidden_act": "quick_gelu"}

@@ -16,7 +16,7 @@ from .schedule import Levels
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 log = logging.getLogger("stylediffusion")
-SAME_END = 0.05
+SAME_END = 0.05  # what only rounding moved is far below
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 VALUE_EMBEDDING, NULL_TEXT, TEXT_EMBEDDING = "value embedding", "null text", "text embedding"
@@ -158,7 +158,7 @@ def _require_own_ends(trajectory: Trajectory, embedding: Embedding) -> None:
     if embedding.ends is None:
         return
     same_size = embedding.ends.shape[1:] == trajectory.latents.shape[1:]
-    off = [_difference(*pair) for pair in zip(trajectory.ends, embedding.ends, strict=True)
+    off = [relative_difference(*pair) for pair in zip(trajectory.ends, embedding.ends, strict=True)
            ] if same_size else [math.inf]
     if off[0] > SAME_END:
         raise ValueError(
@@ -172,7 +172,7 @@ def _require_own_ends(trajectory: Trajectory, embedding: Embedding) -> None:
             embedding.kind, embedding.node)
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """|a - b| / |b|; what only rounding moved is far below `SAME_END`."""
-    off = torch.linalg.vector_norm(ours - theirs)
-    return float(off / torch.linalg.vector_norm(theirs).clamp_min(1e-12))
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """|a - b| / |b| of tensors on one device."""
+    off = torch.linalg.vector_norm(found - wanted)
+    return float(off / torch.linalg.vector_norm(wanted).clamp_min(1e-12))

@@ -20,7 +20,7 @@ from .prompt_to_prompt import Control, Target, repeated
 from .value_embedding import value_input
 
 HEAT_COLUMNS = 4
-Kinds = tuple[int, ...]
+Branches = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Phase:
     """Steps at which the same windows hold, for the rows of one chunk; tables on the device.
 
     `embedded` bool [rows, 1, 1]: rows whose values the embedding scales and shifts. `self_sources`,
-    by kind of chunk: the row whose query and key each row has in self-attention. Rows `injected`
+    by branch: the row whose query and key each row has in self-attention. Rows `injected`
     int64 [n] have the source's cross-attention map, and values mixed by `mixers` [n, L, L]; of
     those `partial` int64 [k] keep a share of their own map, weighted by `own_weights` [k, L]. The
     maps of `heat_rows` are summed over words, `heat_columns` [w, L, 4]: of the source's and of the
@@ -108,8 +108,8 @@ class EditPlan:
     phases: tuple[Phase, ...]
     value_embedding: ValueEmbedding | None = None
     prompt_embedding: PromptEmbedding | None = None
-    _call_rows: dict[tuple[int, Kinds, bool], CallRows] = field(default_factory=dict)
-    _self_rows: dict[tuple[int, Kinds], Tensor | None] = field(default_factory=dict)
+    _call_rows: dict[tuple[int, Branches, bool], CallRows] = field(default_factory=dict)
+    _self_rows: dict[tuple[int, Branches], Tensor | None] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -140,32 +140,32 @@ class EditPlan:
         scaled = value_input(values.float(), scale, shift)
         return torch.where(self.phases[step].embedded.to(values.device), scaled, values)
 
-    def self_rows(self, step: int, kinds: Kinds) -> Tensor | None:
+    def self_rows(self, step: int, branches: Branches) -> Tensor | None:
         """For each row of a call the one whose query and key it has; None where its own."""
         phase = self.phases[step]
-        key = id(phase), kinds
+        key = id(phase), branches
         if key not in self._self_rows:
-            sources = [place * self.rows + row for place, kind in enumerate(kinds)
-                     for row in phase.self_sources[kind]]
+            sources = [place * self.rows + row for place, branch in enumerate(branches)
+                     for row in phase.self_sources[branch]]
             same = sources == list(range(len(sources)))
             self._self_rows[key] = None if same else _index(sources, phase)
         return self._self_rows[key]
 
-    def call_rows(self, step: int, kinds: Kinds, heat: bool) -> CallRows:
+    def call_rows(self, step: int, branches: Branches, heat: bool) -> CallRows:
         """The rows of cross-attention in a call, in layers whose `heat` is read or not."""
         phase = self.phases[step]
-        key = id(phase), kinds, heat and bool(phase.heat_rows)
+        key = id(phase), branches, heat and bool(phase.heat_rows)
         if key not in self._call_rows:
-            self._call_rows[key] = _call_rows(phase, self.rows, kinds, key[-1])
+            self._call_rows[key] = _call_rows(phase, self.rows, branches, key[-1])
         return self._call_rows[key]
 
 
-def _call_rows(phase: Phase, rows: int, kinds: Kinds, heat: bool) -> CallRows:
-    count = rows * len(kinds)
+def _call_rows(phase: Phase, rows: int, branches: Branches, heat: bool) -> CallRows:
+    count = rows * len(branches)
     query, partner = list(range(count)), list(range(count))
     second, seen = [], []
-    for place, kind in enumerate(kinds):
-        if kind == CONDITIONAL:
+    for place, branch in enumerate(branches):
+        if branch == CONDITIONAL:
             start = place * rows
             for row in phase.injected.tolist():
                 query[start + row] = start
@@ -196,11 +196,11 @@ def make_plan(
     elif isinstance(embedding, PromptEmbedding):
         contexts = embedding.contexts.to(device)
         plan = replace(plan, prompt_embedding=replace(embedding, contexts=contexts))
-    for kinds in ((UNCONDITIONAL, CONDITIONAL), (CONDITIONAL,), (UNCONDITIONAL,)):
+    for branches in ((UNCONDITIONAL, CONDITIONAL), (CONDITIONAL,), (UNCONDITIONAL,)):
         for step in range(steps):
-            plan.self_rows(step, kinds)
+            plan.self_rows(step, branches)
             for heat in (False, True):
-                plan.call_rows(step, kinds, heat)
+                plan.call_rows(step, branches, heat)
     return plan
 
 

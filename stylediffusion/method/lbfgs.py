@@ -47,14 +47,16 @@ class Curvature:
     """Pairs of steps and changes of the gradient (Nocedal 1980), and the last gradient.
 
     `pairs` [2, 40, n]: steps, then changes, newest last, zeros where there are none yet; `grams`
-    fp64 [2, 40, 40] on the CPU: S Y^T and Y Y^T. Both are replaced, never written into.
+    fp64 [2, 40, 40] on the CPU: S Y^T, of which the upper triangle counts, and Y Y^T. Both are
+    replaced, never written into. `products` [81] are of all vectors with the last gradient.
     """
+
+    gradient: Tensor
+    products: Tensor
 
     def __init__(self, like: Tensor) -> None:
         self.pairs = like.new_zeros(2, PAIRS, like.numel())
         self.grams = torch.zeros(2, PAIRS, PAIRS, dtype=torch.float64)
-        self.gradient = like.new_zeros(like.numel())
-        self.products = torch.zeros(2 * PAIRS + 1, dtype=torch.float64)
 
     @property
     def square(self) -> float:
@@ -81,7 +83,7 @@ class Curvature:
         if not self._take(gradient, products[:, 0]):
             return False
         grams = self.grams.roll((-1, -1), (1, 2))
-        grams[0, -1], grams[0, :, -1] = products[PAIRS:-1, 1], products[:PAIRS, 2]
+        grams[0, :, -1] = products[:PAIRS, 2]
         grams[1, -1] = grams[1, :, -1] = products[PAIRS:-1, 2]
         self.pairs, self.grams = pairs, grams
         return True
@@ -160,7 +162,7 @@ def descend(
         else:
             del slope
             fall = share * down
-            share *= min(0.5, max(0.1, -fall / (2 * (value - loss - fall))))
+            share *= max(0.1, -fall / (2 * (value - loss - fall)))
     return best, loss
 
 

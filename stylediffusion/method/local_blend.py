@@ -85,15 +85,23 @@ def painted_masks(mask: Tensor, count: int, height: int, width: int) -> Tensor:
             "for all, or one a target"
         )
     own_height, own_width = mask.shape[-2:]
-    # The VAE crops less than a cell, so some size of a cell must fit both sides.
-    largest = min(own_height / height, own_width / width)
-    if max(own_height / (height + 1), own_width / (width + 1)) >= largest:
+    if not is_of_shape((own_height, own_width), (height, width)):
         raise ValueError(
             f"the mask is {own_width} x {own_height}, but the latent of the picture that was "
             f"inverted is {width} x {height}, another shape; paint the mask on that picture"
         )
     fitted = F.interpolate(mask, (height, width), mode="bilinear", antialias=True)
     return fitted[:, 0].clamp(0, 1).expand(count, -1, -1)
+
+
+def is_of_shape(picture: tuple[int, int], latent: tuple[int, int]) -> bool:
+    """Whether a latent of rows and columns can be that of a picture of so many pixels.
+
+    The VAE crops less than a cell, so some size of a cell must fit both sides.
+    """
+    sides = list(zip(picture, latent, strict=True))
+    return max(side / (cells + 1) for side, cells in sides) < min(
+        side / cells for side, cells in sides)
 
 
 def blended(latents: Tensor, mask: Tensor) -> Tensor:

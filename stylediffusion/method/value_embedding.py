@@ -15,7 +15,6 @@ CHUNK_TOKENS = 77
 HIDDEN_ROWS = 2 * CHUNK_TOKENS
 SCALE_AND_SHIFT, PLAIN = "scale and shift", "plain"
 FORMS = (SCALE_AND_SHIFT, PLAIN)
-ROWS = {SCALE_AND_SHIFT: 2 * CHUNK_TOKENS, PLAIN: CHUNK_TOKENS}
 
 
 def scale_and_shift(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,9 +49,7 @@ class MappingNetwork(nn.Module):
     have another width than the prompt embedding, one linear layer in front makes them fit.
     """
 
-    def __init__(
-        self, tokens: int, token_width: int, width: int, rows: int = ROWS[SCALE_AND_SHIFT]
-    ) -> None:
+    def __init__(self, tokens: int, token_width: int, width: int, rows: int) -> None:
         super().__init__()
         self.fit = nn.Identity() if token_width == width else nn.Linear(token_width, width)
         self.conv_start = nn.Conv1d(tokens, HIDDEN_ROWS, 1)

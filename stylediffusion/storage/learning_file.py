@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..method.data import relative_difference
 from ..method.learning import Learnt
 from ..method.value_embedding import CHUNK_TOKENS
 from .reading import Metadata, checked, losses_of, read_whole, require
@@ -77,5 +78,4 @@ def _same_first(tensors: dict[str, Tensor], first: Tensor) -> bool:
     saved = checked(tensors, "first", (1, None, None, None))
     if not tensors["latent"].shape == saved.shape == first.shape:
         return False
-    off = torch.linalg.vector_norm(saved - first.to("cpu", torch.float32))
-    return bool(off <= SAME_FIRST * torch.linalg.vector_norm(saved))
+    return relative_difference(first.to("cpu", torch.float32), saved) <= SAME_FIRST

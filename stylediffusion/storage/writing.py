@@ -34,7 +34,7 @@ def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         beside.replace(path)
     finally:
         with suppress(OSError):  # the reason why it could not be written is the one to tell
-            beside.unlink(missing_ok=True)
+            beside.unlink()
 
 
 def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

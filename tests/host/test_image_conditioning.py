@@ -36,9 +36,9 @@ def test_it_inverts_learns_and_brings_the_picture_back(
     family: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estimates: list[memory.Estimate] = []
-    make_room = memory.plan_memory
+    plan = memory.plan_memory
     monkeypatch.setattr(memory, "plan_memory", lambda model, others, estimate: (
-        estimates.append(estimate), make_room(model, others, estimate))[1])
+        estimates.append(estimate), plan(model, others, estimate))[1])
     with torch.inference_mode():
         model = families.load(family)
         assert model.model.diffusion_model.in_channels == {"inpainting": 9, "ip2p": 8}[family]

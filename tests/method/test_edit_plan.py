@@ -6,7 +6,7 @@ import pytest
 import torch
 from stylediffusion_pack.stylediffusion.method import edit_plan
 from stylediffusion_pack.stylediffusion.method.alignment import Alignment
-from stylediffusion_pack.stylediffusion.method.data import ValueEmbedding
+from stylediffusion_pack.stylediffusion.method.data import PromptEmbedding, ValueEmbedding
 from stylediffusion_pack.stylediffusion.method.prompt_to_prompt import (
     Control,
     Target,
@@ -34,7 +34,10 @@ REFINED = target(drawn(TOKENS, TOKENS, seed=2) * torch.tensor([1, 1, 0, 1, 1]),
 EARLY = replace(REPLACED, windows={"tau_c": Window(0.0, 0.3), "tau_s": Window(0.0, 0.3)})
 WORDED = target(drawn(TOKENS, TOKENS, seed=4), [1.0] * TOKENS,
                 word_windows=(WordWindow((2,), Window(0.0, 0.3)),))
+HALF = target(drawn(TOKENS, TOKENS, seed=8), [0.5] * TOKENS, emphasis=2 * torch.ones(TOKENS))
+SILENT = target(drawn(TOKENS, TOKENS, seed=9), [1.0] * TOKENS, emphasis=torch.zeros(TOKENS))
 EDITS = {
+    "aligned by halves": (HALF,), "silenced": (SILENT,),
     "replace": (REPLACED,), "refine": (REFINED,), "word window": (WORDED,),
     "all at once, with other windows": (EARLY, REFINED, REPLACED, WORDED),
 }
@@ -142,3 +145,77 @@ def test_steps_at_which_nothing_holds_change_no_row() -> None:
         assert call.query is None and call.partner is None
         assert plan.self_rows(step, (UNCOND, COND)) is None
         assert not plan.phases[step].injects_self and not plan.phases[step].injects_cross
+
+
+NEVER = Window(0, 0)
+WORDS = WordMasks(torch.tensor([0.0, 1, 0, 0, 0]), torch.tensor([0.0, 1, 1, 0, 0]))
+
+
+def held(tau: str, *targets: Target) -> Control:
+    """A control whose windows are all empty but one."""
+    taus = ("tau_v", "tau_c", "tau_s", "tau_u")
+    return Control("", targets, *(Window(0, 1) if name == tau else NEVER for name in taus))
+
+
+def prompts(steps: int = STEPS) -> PromptEmbedding:
+    return PromptEmbedding(
+        drawn(steps, 77, WIDTH), UNCOND, guidance=7.5, prompt="", fingerprint="")
+
+
+@pytest.mark.parametrize(("chosen", "embedding", "active"), [
+    (None, None, False), (None, prompts(), True), (held("tau_v", REPLACED), None, False),
+    (held("none", REPLACED), None, False), (held("tau_c", REPLACED), None, True),
+    (held("tau_s", REPLACED), None, True), (held("tau_u", REPLACED), None, True),
+    (held("none", replace(REPLACED, blend=WORDS)), None, True),
+])
+def test_a_plan_is_active_where_any_step_does_anything(
+    chosen: Control | None, embedding: PromptEmbedding | None, active: bool
+) -> None:
+    assert edit_plan.make_plan(chosen, embedding, STEPS, CPU).is_active is active
+
+
+@pytest.mark.parametrize("tau", ["tau_s", "tau_u"])
+def test_either_branch_alone_injects_self_attention(tau: str) -> None:
+    phase = edit_plan.make_plan(held(tau, REPLACED), None, STEPS, CPU).phases[0]
+    inside, outside = (COND, UNCOND) if tau == "tau_s" else (UNCOND, COND)
+    assert phase.injects_self and phase.self_sources == {inside: (0, 0), outside: (0, 1)}
+
+
+def test_without_a_control_the_source_runs_alone_as_it_is() -> None:
+    plan = edit_plan.make_plan(None, None, STEPS, CPU)
+    assert plan.rows == 1 and plan.steps == STEPS and plan.heat_targets == 0
+    values = drawn(1, 77, WIDTH)
+    for step, phase in enumerate(plan.phases):
+        assert phase.embedded.shape == (1, 1, 1) and phase.embedded.all()
+        assert phase.self_sources == {COND: (0,), UNCOND: (0,)}
+        assert not (phase.injects_self or phase.injects_cross or phase.heat_rows)
+        first, second = phase.mixed(values)
+        assert torch.equal(first, values) and second.shape == (0, 77, WIDTH)
+        for kinds in ((UNCOND, COND), (COND,), (UNCOND,)):
+            assert plan.self_rows(step, kinds) is None
+            call = plan.call_rows(step, kinds, heat=True)
+            assert (call.count, call.query, call.partner) == (len(kinds), None, None)
+            assert call.first_heat_row == len(kinds)
+
+
+def test_heat_rows_are_there_only_in_layers_that_are_watched_and_at_steps_that_watch() -> None:
+    watched = held("tau_c", replace(REFINED, blend=WORDS))
+    plan = edit_plan.make_plan(watched, None, STEPS, CPU)
+    assert plan.phases[0].heat_columns.shape[-1] == edit_plan.HEAT_COLUMNS
+    sizes = {heat: len(plan.call_rows(0, (UNCOND, COND), heat).query) for heat in (False, True)}
+    assert sizes == {False: 4 + 1, True: 4 + 1 + 2}, "two rows of each branch, one twice, two seen"
+    plain = edit_plan.make_plan(held("tau_c", REFINED), None, STEPS, CPU)
+    rows = [plain.call_rows(0, (UNCOND, COND), heat) for heat in (False, True)]
+    assert rows[0] is rows[1] and len(rows[0].query) == 5
+
+
+def test_the_usual_calls_of_a_run_are_laid_out_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = held("tau_c", replace(REFINED, blend=WORDS))
+    plan = edit_plan.make_plan(watched, None, STEPS, CPU)
+    for name in ("_call_rows", "_index"):
+        monkeypatch.setattr(edit_plan, name, lambda *_: pytest.fail("made while sampling"))
+    for kinds in ((UNCOND, COND), (COND,), (UNCOND,)):
+        for step in range(STEPS):
+            plan.self_rows(step, kinds)
+            for heat in (False, True):
+                plan.call_rows(step, kinds, heat)

@@ -250,3 +250,42 @@ def test_a_gradient_that_overflows_is_computed_again_once_the_scale_is_lowered()
     scale[0] = 1
     with pytest.raises(FloatingPointError, match="gradient is not finite"):
         descend(evaluate, ZEROS, Curvature(ZEROS), 9, 0.0)
+
+
+def test_a_step_of_zero_and_one_without_curvature_worth_a_number_leave_no_pair() -> None:
+    step = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    for curvature, kept in ((0.0, 0), (0.9e-10, 0), (1.1e-10, 1)):
+        known = Curvature(step)
+        driven(known.see(torch.ones(2, dtype=torch.float64)))
+        change = torch.tensor([curvature * 2.0, 1.0], dtype=torch.float64)  # s y = curvature * s s
+        driven(known.see(torch.ones(2, dtype=torch.float64) + change, step))
+        assert int(known.pairs[0].any(1).sum()) == kept, curvature
+    pairs = drawn_pairs(3, 9)
+    known, before = knowing(pairs), knowing(pairs).pairs
+    driven(known.see(known.gradient, torch.zeros(9, dtype=torch.float64)))
+    assert torch.equal(known.pairs, before)
+
+
+def test_it_stops_where_the_loss_is_just_good_enough() -> None:
+    problem = Problem(torch.tensor([[3.0]]), torch.tensor([6.0]))
+    descend(problem, torch.zeros(1), Curvature(torch.zeros(1)), 9, 18.0)
+    assert problem.count == 1, "|0 - 6|^2 / 2 = 18"
+
+
+def test_a_step_that_climbs_goes_on_at_the_minimum_of_the_parabola() -> None:
+    """f(0) = 2 with a slope of -2: Polyak's step goes to 1, where a line would reach zero."""
+    losses, tried, again = [2.0, 3.0, 2.5, 0.5], [], []
+    descent = lbfgs.descend(torch.zeros(1, dtype=torch.float64),
+                            Curvature(torch.zeros(1, dtype=torch.float64)), 4, 0.0, lambda: None)
+    gradients = iter([torch.tensor([torch.inf]), torch.tensor([-2.0]), torch.tensor([-2.0])])
+
+    def evaluate(asked: dict[int, lbfgs.Point]) -> dict[int, lbfgs.Evaluation]:
+        tried.append(float(asked[0].at))
+        again.append(asked[0].again)
+        loss = losses[len([one for one in again if not one]) - 1]
+        return {0: (loss, lambda: next(gradients).double())}
+
+    lbfgs.in_lock_step([descent], evaluate)
+    assert again == [False, True, False, False, False], "the first gradient overflowed"
+    # fall = -2: 2 / (2 (3 - 2 + 2)) = 1/3 of it; then fall = -2/3: (2/3) / (2 (.5 + 2/3)) = 2/7
+    assert tried == pytest.approx([0, 0, 1, 1 / 3, 1 / 3 * 2 / 7])

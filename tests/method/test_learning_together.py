@@ -56,7 +56,7 @@ class Rows:
 
     def noise(self, latent: Tensor, level: int) -> Tensor:
         assert len(latent) == len(self.rows)
-        return self.heard(latent, OTHERS[self.rows])
+        return self.heard(latent, OTHERS[self.rows]) * (1 + level / 100)
 
     def noise_with(
         self, latent: Tensor, level: int, scale: Tensor, shift: Tensor, maps: bool

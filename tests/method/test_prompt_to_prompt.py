@@ -9,8 +9,10 @@ from stylediffusion_pack.stylediffusion.method.prompt_to_prompt import (
     Control,
     Target,
     Window,
+    WordMasks,
     WordWindow,
     injects_self_attention,
+    once,
 )
 
 
@@ -97,3 +99,25 @@ def test_a_words_own_window_stands_in_for_tau_c() -> None:
     found = [own.weights(Window(0, 0.4), step, 4)[0].tolist() for step in range(4)]
     # tau_c holds steps 0..1, the word's window steps 2..3 (int(.5 * 5) = 2, int(1 * 5) = 5)
     assert found == [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(("targets", "blends", "word_targets"), [
+    ("", False, []), ("-", False, []), ("w", True, [0]), ("m", True, []), ("b", True, []),
+    ("-w", True, [1]), ("-m", True, []), ("wbw-", True, [0, 2]),
+])
+def test_an_edit_is_kept_to_a_place_by_words_or_by_a_mask_which_goes_before_words(
+    targets: str, blends: bool, word_targets: list[int]
+) -> None:
+    """w: words, m: a painted mask, b: both, -: neither."""
+    words = WordMasks(torch.ones(77), torch.ones(77))
+    same, window = Alignment(torch.eye(77), torch.ones(77)), Window(0, 1)
+    made = tuple(Target(
+        "", "", [], same, blend=words if sign in "wb" else None,
+        mask=torch.ones(2, 2) if sign in "mb" else None) for sign in targets)
+    control = Control("", made, window, window, window, window)
+    assert control.blends is blends and control.word_targets == word_targets
+    assert control.reads_words is bool(word_targets)
+
+
+def test_tokens_reach_their_first_repeat_alone() -> None:
+    assert once(torch.tensor([[1.0, 2.0, 3.0]] * 2), 6).tolist() == [[1, 2, 3, 0, 0, 0]] * 2

@@ -26,6 +26,25 @@ def test_a_network_in_the_plain_form_makes_the_value_input_itself() -> None:
     assert torch.allclose(heard, made.expand(3, 77, 64), atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_is_the_authors_layers_with_the_statistics_of_the_one_image(
+    training: bool
+) -> None:
+    tokens = torch.randn(1, 9, 48)
+    network = value_embedding.MappingNetwork(9, 48, 64, 154).train(training)
+    weights = network.state_dict()
+    assert not [name for name in weights if "running" in name or "tracked" in name]
+    x = tokens[0] @ weights["fit.weight"].T + weights["fit.bias"]
+    for name in ("conv_start", "conv_block.0.0"):
+        x = weights[f"{name}.weight"][..., 0] @ x + weights[f"{name}.bias"][:, None]
+    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    x = x * weights["conv_block.0.1.weight"][:, None] + weights["conv_block.0.1.bias"][:, None]
+    x = torch.where(x < 0, 0.01 * x, x)
+    x = weights["conv_end.weight"][..., 0] @ x + weights["conv_end.bias"][:, None]
+    scale, shift = network(tokens)
+    torch.testing.assert_close(torch.cat([scale, shift]), x, rtol=1e-4, atol=1e-5)
+
+
 def test_a_seed_is_a_start() -> None:
     tokens, context = torch.randn(1, 9, 64), torch.randn(1, 77, 64)
     torch.manual_seed(5)

@@ -49,6 +49,21 @@ def test_another_run_is_begun_anew(tmp_path: Path, other: dict[str, Any]) -> Non
     assert load(begun(tmp_path / "run", **other)) is None
 
 
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_run_may_have_any_number_of_its_steps(tmp_path: Path, steps: int) -> None:
+    path = begun(
+        tmp_path / "run", scale=torch.zeros(steps, 77, 8), shift=torch.zeros(steps, 77, 8))
+    found = load(path)
+    assert found is not None and found.steps == steps
+
+
+def test_a_run_of_a_solver_with_another_part_as_well_is_begun_anew(tmp_path: Path) -> None:
+    like = {**LIKE, "pairs": torch.zeros(3)}
+    path = begun(tmp_path / "run")
+    assert learning_file.load(path, "k", like, FIRST, 5) is None
+    assert learning_file.load(path, "k", {}, FIRST, 5) is not None
+
+
 @pytest.mark.parametrize(("other", "what"), [
     ({"latent": LATENT + NAN}, "latent has values that are not finite"),
     ({"first": FIRST + NAN}, "first has values"), ({"latent": LATENT[0]}, "latent has shape"),

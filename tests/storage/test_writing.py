@@ -68,3 +68,15 @@ def test_only_old_parts_of_that_ending_are_removed(tmp_path: Path) -> None:
     assert {found.name for found in tmp_path.iterdir()} == {
         *kept, "new.x.safetensors.part", "folder.x.safetensors.part"}
     writing.remove_stale_parts(tmp_path / "gone", ".x.safetensors")
+
+
+def test_a_checksum_tells_names_shapes_types_numbers_and_metadata_apart() -> None:
+    zeros = torch.zeros(6)
+    contents = [
+        ({"a": zeros}, {}), ({"b": zeros}, {}), ({"a": zeros.view(2, 3)}, {}),
+        ({"a": zeros.to(torch.int32)}, {}), ({"a": zeros + 1}, {}), ({"a": zeros}, {"key": "k"}),
+        ({"a": zeros[:3], "b": zeros[3:]}, {}), ({"a": zeros[3:], "c": zeros[:3]}, {}),
+    ]
+    assert len({writing.checksum(*content) for content in contents}) == len(contents)
+    assert writing.checksum({"a": zeros, "b": zeros + 1}, {}) == writing.checksum(
+        {"b": zeros + 1, "a": zeros}, {}), "in whatever order"

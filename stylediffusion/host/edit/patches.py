@@ -14,7 +14,7 @@ from ...method.prompt_to_prompt import injects_self_attention
 from ..attention import (
     AttentionReplacement,
     ExtraOptions,
-    conditional_chunks,
+    branch_rows,
     fused_attention,
     occupied,
     on_grid,
@@ -157,11 +157,11 @@ class EditRun:
     ) -> Tensor:
         """Values for every row of the attention: embedded, mixed, and the second ones."""
         parts, second, heat_rows = [], [], []
-        for kind, rows in conditional_chunks(len(values), extra):
+        for branch, rows in branch_rows(len(values), extra):
             chunk = values[rows]
-            if kind == CONDITIONAL:
+            if branch == CONDITIONAL:
                 chunk = self.plan.embedded(self.step, chunk) if embed else chunk.float()
-            if kind == CONDITIONAL and inject:
+            if branch == CONDITIONAL and inject:
                 chunk, partial = self.phase.mixed(chunk)
                 second.append(partial)
                 heat_rows += [chunk[:1]] * (len(self.phase.heat_rows) if heat else 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ...method.data import relative_difference
 from ...method.ddim import guide
 from ..model import ModelPatcher, nodes_on
 from .unet import HostLearningModel
@@ -31,7 +32,7 @@ def require_plain_guidance(
         without = learning.noise(latent, level)
         with_embedding = learning.noise_of(latent, level, learning.branch, learning.options)
         plain = guide(without, with_embedding, learning.weight(guider.cfg))
-        off = (learning.guided(guider, latent, level) - plain).norm() / plain.norm()
+        off = relative_difference(learning.guided(guider, latent, level), plain)
     if off > SAME:
         raise ValueError(
             f"another node changes how this MODEL is guided while sampling (by {100 * off:.0f} % "

@@ -15,7 +15,7 @@ from ..attention import (
     AttentionReplacement,
     ExtraOptions,
     attention_map,
-    conditional_chunks,
+    branch_rows,
     fused_attention,
 )
 
@@ -33,8 +33,8 @@ class TokenGram:
         """The attention of one layer as it is, seen on the way; layers count alike."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-            for kind, rows in conditional_chunks(len(q), extra):
-                if kind == CONDITIONAL:
+            for branch, rows in branch_rows(len(q), extra):
+                if branch == CONDITIONAL:
                     maps = attention_map(q[rows], k[rows], extra)
                     maps = maps.unflatten(-1, (-1, CHUNK_TOKENS)).sum(-2)
                     maps = maps.reshape(-1, CHUNK_TOKENS)

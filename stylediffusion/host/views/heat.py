@@ -18,7 +18,7 @@ from ...method.prompt_to_prompt import Control, repeated
 from ..attention import (
     AttentionReplacement,
     ExtraOptions,
-    conditional_chunks,
+    branch_rows,
     fused_attention,
     on_grid,
     sampling_step,
@@ -71,8 +71,8 @@ class PromptHeat:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             step = self._step(extra)
             if step in self.steps:
-                for kind, rows in conditional_chunks(len(q), extra):
-                    if kind == CONDITIONAL:
+                for branch, rows in branch_rows(len(q), extra):
+                    if branch == CONDITIONAL:
                         columns = self._columns(q[rows], k[rows], extra, step).T
                         columns = on_grid(columns, layer, extra)
                         self.sums = columns if self.sums is None else self.sums + columns

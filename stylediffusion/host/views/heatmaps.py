@@ -16,6 +16,7 @@ from ...drawing import sheets
 from ...method.alignment import TokenizedPrompt
 from ...method.data import Trajectory
 from ...method.layers import AttentionLayer, supervising_layers
+from ...method.local_blend import is_of_shape
 from ...method.prompt_to_prompt import Control
 from ...prompts import notation
 from ...prompts.positions import positions_of
@@ -176,8 +177,7 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
     """The picture [H, W, 3] of an IMAGE; raises ValueError for several, or for another shape."""
     picture = one_picture(image)
     (height, width), (rows, columns) = picture.shape[:2], trajectory.latents.shape[-2:]
-    # What the VAE crops is less than a cell, so some size of a cell must fit both sides.
-    if max(height / (rows + 1), width / (columns + 1)) >= min(height / rows, width / columns):
+    if not is_of_shape((height, width), (rows, columns)):
         raise ValueError(
             f"the image is {width} x {height}, but the latent of the picture that was inverted is "
             f"{columns} x {rows}, another shape; connect the picture that was inverted, or none"

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ...measures import dino, perceptual, table, text_agreement
+from ..vision import tower_config
 
 log = logging.getLogger("stylediffusion")
 
 LPIPS_FOLDER = "lpips"
 TEXT_ROWS = 77
-HEAD_WIDTH = 64
 END_OF_TEXT = 49407
 
 folder_paths.add_model_folder_path(
@@ -172,19 +172,12 @@ def clip_config(state: Mapping[str, Tensor]) -> Any:
     rows = state["text_model.embeddings.position_embedding.weight"].shape[0]
     width = state["visual_projection.weight"].shape[0]
     text = {"vocab_size": words.shape[0], "max_position_embeddings": rows,
-            "eos_token_id": END_OF_TEXT, **_tower(state, "text_model", words.shape[1])}
+            "eos_token_id": END_OF_TEXT, **tower_config(state, "text_model", words.shape[1])}
     vision = {"patch_size": patches.shape[-1],
               "image_size": patches.shape[-1] * int((places - 1) ** 0.5),
-              **_tower(state, "vision_model", patches.shape[0])}
+              **tower_config(state, "vision_model", patches.shape[0])}
     return CLIPConfig(text_config={**text, "projection_dim": width},
                       vision_config={**vision, "projection_dim": width}, projection_dim=width)
-
-
-def _tower(state: Mapping[str, Tensor], name: str, width: int) -> dict[str, Any]:
-    layers = {key.split(".")[3] for key in state if key.startswith(f"{name}.encoder.layers.")}
-    inner = state[f"{name}.encoder.layers.0.mlp.fc1.weight"].shape[0]
-    return {"hidden_size": width, "num_hidden_layers": len(layers), "intermediate_size": inner,
-            "num_attention_heads": max(1, width // HEAD_WIDTH), "hidden_act": "quick_gelu"}
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {

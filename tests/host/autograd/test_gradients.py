@@ -100,10 +100,10 @@ def test_after_a_whole_run_no_weight_of_unet_text_or_vision_has_a_gradient(
 def room(parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch) -> memory.Estimate:
     """What learning this trajectory was estimated to need."""
     found: list[memory.Estimate] = []
-    make_room = memory.plan_memory
+    plan = memory.plan_memory
     with monkeypatch.context() as patch:
         patch.setattr(memory, "plan_memory", lambda model, others, estimate: (
-            found.append(estimate), make_room(model, others, estimate))[1])
+            found.append(estimate), plan(model, others, estimate))[1])
         learn(parts, trajectory, with_image=False)
     return found[0]
 

@@ -119,9 +119,9 @@ def previewer_of(monkeypatch: pytest.MonkeyPatch) -> latent_preview.TAESDPreview
 def estimates_of(monkeypatch: pytest.MonkeyPatch) -> list[memory.Estimate]:
     """Every estimate that a run is given room for."""
     found: list[memory.Estimate] = []
-    make_room = memory.plan_memory
+    plan = memory.plan_memory
     monkeypatch.setattr(memory, "plan_memory", lambda model, others, estimate: (
-        found.append(estimate), make_room(model, others, estimate))[1])
+        found.append(estimate), plan(model, others, estimate))[1])
     return found
 
 

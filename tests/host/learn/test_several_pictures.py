@@ -148,10 +148,10 @@ def test_as_many_are_learnt_together_as_fit(
     chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rooms: list[memory.MemoryPlan] = []
-    make_room = memory.plan_memory
+    plan = memory.plan_memory
 
     def little(patcher: Any, others: Any, estimate: memory.Estimate) -> memory.MemoryPlan:
-        room = make_room(patcher, others, estimate)
+        room = plan(patcher, others, estimate)
         rooms.append(replace(room, free=int(2.5 * estimate.needed[0])))
         return rooms[-1]
 
