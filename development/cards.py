@@ -32,7 +32,11 @@ DOWNLOADED = {"CheckpointLoaderSimple": (0, 1, 2), "LoraLoader": (0, 1),
               "StyleDiffusionLoadCLIPVision": (3,)}
 LEFT_OUT = ("ControlNetLoader", "Canny", "PreviewImage")
 SAVES = "Save an inversion"
-PHOTOS = dict(zip(filter(examples.models, EXAMPLES), trials.TESTS, strict=False))
+PICKED = [trials.TESTS[i] for i in (11, 9, 6, 2, 3, 1, 5, 4, 8, 0, 10, 7)]
+PHOTOS = dict(zip(filter(examples.models, EXAMPLES), PICKED, strict=False))
+SHEET_ROWS, PLACE, STYLES = PICKED[:3], "meadow", {"painting": "sketch", "sketch": "painting"}
+# For another place and another style the layout is held less, as in the template of many edits.
+WINDOWS = "; ; tau_s: 0.3, tau_c: 0.3; tau_s: 0.6"
 
 
 def write_card(server: Server, name: str) -> None:
@@ -166,18 +170,18 @@ def file_picture() -> Image.Image:
     return found
 
 
-def edits_sheet(server: Server, trials_shown: Sequence[tuple[Trial, Sequence[Any]]]) -> Image.Image:
-    """Photos beside edits of them, a row each: what the pack is for."""
+def edits_sheet(server: Server) -> Image.Image:
+    """Pictures beside edits of them, a row each: what the pack is for."""
     rows = []
-    for trial, edits in trials_shown:
-        prompt = editing.for_trial(
-            examples.leading_to(examples.prompt(editing.DEMO), KEEP), trial)
-        control = prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"]
-        control["targets"] = "\n".join(scenes.caption(edit) for edit, _ in edits)
-        control["blend_words"] = "; ".join(words for _, words in edits) + " "
+    for trial in SHEET_ROWS:
+        edits = [*trial.edits, scenes.edited(trial.scene, place=PLACE),
+                 scenes.edited(trial.scene, style=STYLES[trial.style])]
+        captions = list(map(scenes.caption, (trial.scene, *edits)))
+        prompt = editing.for_trial(examples.leading_to(examples.prompt(editing.DEMO), KEEP), trial)
+        prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"].update(
+            targets="\n".join(captions[1:]), windows=WINDOWS,
+            blend_words=f"{trial.object}; {trial.object}, {trial.new_object}; ; ")
         shown = run(server, with_results(prompt, {KEEP, "VAEEncode"}))
-        captions = [scenes.caption(scene) for scene in (trial.scene, *(e for e, _ in edits))]
-        tiles = [(text, "", tensor(image)) for text, image in zip(
-            captions, [*shown["before"], *shown["after"]], strict=True)]
-        rows.append(("", tiles))
+        images = map(tensor, [*shown["before"], *shown["after"]])
+        rows.append(("", [(text, "", image) for text, image in zip(captions, images, strict=True)]))
     return picture(sheets.sheet("", rows))

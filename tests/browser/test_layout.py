@@ -1,5 +1,6 @@
 """Every template as it opens: whole in the window, large enough to be read, nothing covered."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from development.examples import EXAMPLES
 from tests.browser.conftest import MODES, NODES_2
 from tests.browser.test_running import open_short
+from tests.browser.test_words import moved_and_undone
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
@@ -80,8 +82,16 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
     either.said_nothing()
 
 
-def test_after_a_run_no_picture_covers_another_node(either: "Window") -> None:
+def test_after_a_run_no_picture_covers_another_node_and_reports_outlive_an_undo(
+    either: "Window"
+) -> None:
     open_short(either)
     assert overlaps(either) == []
     either.run()
     assert overlaps(either) == []
+    said = [either.page.get_by_text(text) for text in (
+        re.compile(r"^difference outside the edits: 0\s+kept of the photo: "),
+        re.compile(r"^reconstruction \d\d\.\d\d dB, ceiling "))]
+    assert [report.is_visible() for report in said] == [True, True]
+    moved_and_undone(either)
+    assert [report.is_visible() for report in said] == [True, True]

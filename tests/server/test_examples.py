@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from demo import drawing, scenes
+from demo import drawing
 from development import examples
 from development.examples import EXAMPLES, Prompt
 from development.server import Server
