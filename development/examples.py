@@ -36,6 +36,18 @@ def node_of(prompt: Prompt, kind: str) -> str:
     return node_id
 
 
+def leading_to(prompt: Prompt, kind: str) -> Prompt:
+    """Of a prompt what nodes of one type need, and themselves."""
+    kept: Prompt = {}
+    left = [node_id for node_id, node in prompt.items() if node["class_type"] == kind]
+    while left:
+        node_id = left.pop()
+        kept[node_id] = prompt[node_id]
+        left += [value[0] for value in prompt[node_id]["inputs"].values()
+                 if isinstance(value, list) and value[0] not in kept]
+    return {node_id: node for node_id, node in prompt.items() if node_id in kept}
+
+
 def models(name: str) -> list[dict[str, str]]:
     """The files that an example asks for: name, address and folder of each."""
     return [model for node in workflow(name)["nodes"]

@@ -1,7 +1,7 @@
 """The pictures command: everything that the README, the templates and the help pages show.
 
 Every example graph that needs no download is run in the real page and photographed with its
-results: thumbnails beside the graphs, docs/, and one picture a node in web/docs/images.
+results: docs/, and one picture a node in web/docs/images. Cards beside the graphs show results.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import Image
 
 from training.demo import write_demo
 
-from . import browser, examples
+from . import browser, cards, examples
 from .environment import ensure
-from .examples import EXAMPLES, FOLDER
+from .examples import EXAMPLES
 from .places import ROOT
 from .server import Server, checked
 
@@ -28,7 +28,7 @@ DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
 SHEETS = {"See where words look": ("StyleDiffusionHeatmaps", "heatmaps"),
           "Sweep two taus": ("StyleDiffusionTauSweep", "tau_sweep")}
 OPENS_A_FILE = "Edit a saved inversion"  # which another graph has written
-THUMBNAIL, GRAPH_WIDTH, NODE_SCALE = 1000, 1800, 1.5
+GRAPH_WIDTH, NODE_SCALE = 1800, 1.5
 NODE_SIDE, NODE_BYTES = 900, 40_000
 SETTLING_MS, RUN_SECONDS = 1500, 900.0
 SETTINGS = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.CanvasInfo": False}
@@ -69,6 +69,8 @@ def main() -> None:
         for name in sorted(EXAMPLES, key=[OPENS_A_FILE].count):
             print(name, flush=True)
             photograph_graph(page, server, name, shown)
+            cards.write_card(server, name)
+        cards.edits_sheet(server).save(DOCS / "edits.png")
         for kind in sorted(path.stem for path in NODES.parent.glob("*.md")):
             if kind not in shown:
                 page.evaluate(ALONE, kind)
@@ -83,26 +85,28 @@ def main() -> None:
 
 
 def photograph_graph(page: Any, server: Server, name: str, shown: set[str]) -> None:
-    """The thumbnail of a graph, what it gives and pictures of its nodes that are not yet shown."""
+    """What a graph gives, the demo as a whole, and pictures of nodes that are not yet shown."""
     graph = examples.workflow(name)
     page.evaluate("graph => app.loadGraphData(graph, true, true)", graph)
     page.wait_for_timeout(SETTLING_MS)
-    if not name.startswith("Edit a photo"):
+    if not examples.models(name):
         images = run(page, server)
         kind, file = SHEETS.get(name, (None, None))
         sheets = [node["id"] for node in graph["nodes"] if node["type"] == kind]
         for node_id in sheets[:1]:
             (DOCS / f"{file}.png").write_bytes(images[str(node_id)][0])
+    if name == "Demo":
+        photograph_whole(page).save(DOCS / "graph.jpg", quality=88)
+    photograph_nodes(page, shown)
+
+
+def photograph_whole(page: Any) -> Image.Image:
+    """All of the graph that is open."""
     boxes = page.evaluate(BOUNDS)
     left, top = (min(box[i] for box in boxes) - 10 for i in (0, 1))
     right, bottom = (max(box[i] for box in boxes) + 10 for i in (2, 3))
     scale = min(GRAPH_WIDTH / (right - left), (SIZE["height"] - 150) / (bottom - top))
-    image = view(page, (left, top, right, bottom), scale)
-    small = image.resize((THUMBNAIL, round(image.height * THUMBNAIL / image.width)))
-    small.save(FOLDER / f"{name}.jpg", quality=85)
-    if name == "Demo":
-        image.save(DOCS / "graph.jpg", quality=88)
-    photograph_nodes(page, shown)
+    return view(page, (left, top, right, bottom), scale)
 
 
 def run(page: Any, server: Server) -> dict[str, list[bytes]]:

@@ -18,5 +18,6 @@ def changed(prompt: Prompt, kind: str, /, **inputs: Any) -> Prompt:
 
 
 def short(prompt: Prompt) -> Prompt:
-    """The same graph in a few seconds."""
+    """The same graph in a few seconds, up to its pictures."""
+    prompt = examples.leading_to(prompt, "SaveImage")
     return changed(changed(prompt, INVERT, steps=5), LEARN, inner_steps=2)

@@ -41,13 +41,11 @@ class Pictures:
 
 
 def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
-    """The demo graph with another scene, its caption and its two edits."""
+    """The demo graph with another scene, whose caption it follows, and its two edits."""
     changed = copy.deepcopy(prompt)
     scene = changed[node_of(changed, "StyleDiffusionDemoScene")]["inputs"]
     scene.update(object=trial.object, colour=trial.colour, place=trial.place, style=trial.style,
                  seed=trial.seed)
-    invert = changed[node_of(changed, "StyleDiffusionDDIMInvert")]["inputs"]
-    invert["prompt"] = scenes.caption(trial.scene)
     control = changed[node_of(changed, "StyleDiffusionP2PlusController")]["inputs"]
     control["targets"] = "\n".join(scenes.caption(edit) for edit in trial.edits)
     control["blend_words"] = f"{trial.object}, {trial.new_object}"
@@ -81,7 +79,7 @@ def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
 
 def run(server: Server, trial: Trial, progress: Progress | None = None) -> Pictures:
     """Queue the shipped graph for a trial, then the comparisons, which share its cached parts."""
-    prompt = for_trial(examples.prompt(DEMO), trial)
+    prompt = for_trial(examples.leading_to(examples.prompt(DEMO), "SaveImage"), trial)
     control = prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"]
     first = server.wait(server.queue(prompt, examples.workflow(DEMO)), progress)
     painted = decoded(server.images(first)[node_of(prompt, "SaveImage")])

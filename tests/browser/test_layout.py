@@ -1,5 +1,6 @@
 """Every template as it opens: whole in the window, large enough to be read, nothing covered."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,13 +8,14 @@ import pytest
 from development.examples import EXAMPLES
 from tests.browser.conftest import MODES, NODES_2
 from tests.browser.test_running import open_short
+from tests.browser.test_words import moved_and_undone
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
 
 WINDOWS = ((1366, 640), (1600, 950), (1920, 1080))
 # The canvas leaves out all text below 8 / 14 = 0.571, by the page's default.
-READABLE = 0.6
+READABLE = 0.575
 pytestmark = pytest.mark.usefixtures("photo")
 ZOOM = "() => app.canvas.ds.scale"
 # (title, left, top, right, bottom) in the canvas' own units: on the canvas what it draws, in Nodes
@@ -40,7 +42,7 @@ def overlaps(window: "Window") -> list[tuple[str, str]]:
 def test_two_boxes_that_share_a_part_are_found(either: "Window") -> None:
     either.fetch("Demo")
     either.settle()
-    assert either.page.evaluate(IN_DOCUMENT) == (10 if is_new(either) else 0)
+    assert either.page.evaluate(IN_DOCUMENT) == (14 if is_new(either) else 0)
     either.page.evaluate("""() => {
         const [one, other] = app.graph._nodes
         other.pos = [one.pos[0], one.pos[1] + one.size[1] + 10]
@@ -80,8 +82,16 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
     either.said_nothing()
 
 
-def test_after_a_run_no_picture_covers_another_node(either: "Window") -> None:
+def test_after_a_run_no_picture_covers_another_node_and_reports_outlive_an_undo(
+    either: "Window"
+) -> None:
     open_short(either)
     assert overlaps(either) == []
     either.run()
     assert overlaps(either) == []
+    said = [either.page.get_by_text(text) for text in (
+        re.compile(r"^difference outside the edits: 0\s+kept of the photo: "),
+        re.compile(r"^reconstruction \d\d\.\d\d dB, ceiling "))]
+    assert [report.is_visible() for report in said] == [True, True]
+    moved_and_undone(either)
+    assert [report.is_visible() for report in said] == [True, True]

@@ -1,10 +1,12 @@
 """The changed words under the controller's targets, what is said of them, and picking them."""
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Locator
 
+from demo import scenes
 from development import examples
 from tests import golden
 from tests.graphs import CONTROL, INVERT
@@ -20,6 +22,15 @@ NODE = "const node = app.graph._nodes.find(node => node.type === kind)"
 def demo(either: "Window") -> "Window":
     either.load(examples.workflow("Demo"))
     return either
+
+
+@pytest.fixture
+def typed(demo: "Window") -> "Window":
+    """The demo with a source prompt of its own, in place of the scene's caption."""
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        node.disconnectInput(node.inputs.findIndex(i => i.name === 'prompt')) }}""", INVERT)
+    demo.settle()
+    return demo
 
 
 def panel(window: "Window") -> Locator:
@@ -143,13 +154,13 @@ def test_the_panel_is_as_high_as_its_lines_in_a_node_that_has_more_room(demo: "W
     assert own == 10 * 16 + 8 < content
 
 
-def test_another_source_prompt_counts_at_once(demo: "Window") -> None:
-    write(demo, "a painting of a brown cat in the city", "a painting of an orange cat in the city")
-    assert lines(demo)[0] == ("no change", [], [])
-    assert panel(demo).locator("small.wrong").all_inner_texts() == ["no change"]
-    fill(demo, emphasis="cat: 1.5; ")
-    assert lines(demo)[0] == ("replace", [], []), "a word that is louder is an edit"
-    demo.said_nothing()
+def test_another_source_prompt_counts_at_once(typed: "Window") -> None:
+    write(typed, "a painting of a brown cat in the city", "a painting of an orange cat in the city")
+    assert lines(typed)[0] == ("no change", [], [])
+    assert panel(typed).locator("small.wrong").all_inner_texts() == ["no change"]
+    fill(typed, emphasis="cat: 1.5; ")
+    assert lines(typed)[0] == ("replace", [], []), "a word that is louder is an edit"
+    typed.said_nothing()
 
 
 def test_replace_with_another_number_of_words_is_marked_wrong(demo: "Window") -> None:
@@ -273,6 +284,31 @@ def test_without_a_trajectory_and_in_a_collapsed_node_nothing_shows(demo: "Windo
     demo.said_nothing()
 
 
+SOURCE = f"""async address => {{
+    const {{ sourcePrompt }} = await import(address.replace('/words.js', '/reading.js'))
+    return sourcePrompt(app.graph._nodes.find(node => node.type === '{CONTROL}')) }}"""
+DRAW = f"""([kind, values]) => {{ {NODE}
+    for (const [name, value] of Object.entries(values)) {{
+        const widget = node.widgets.find(widget => widget.name === name)
+        widget.value = value
+        widget.callback?.(value)
+    }} }}"""
+
+
+def test_the_caption_of_another_demo_scene_is_the_source_prompt_at_once(demo: "Window") -> None:
+    scene = "StyleDiffusionDemoScene"
+    demo.page.evaluate(DRAW, [scene, {"colour": "orange"}])
+    assert lines(demo)[0] == ("no change", [], [])
+    assert lines(demo)[1] == ("replace", ["an", "orange", "cat"], ["a", "brown", "boat"])
+    for style, colour, name, place in zip(scenes.STYLES, scenes.COLOURS, scenes.OBJECTS,
+                                          scenes.PLACES, strict=False):
+        demo.page.evaluate(
+            DRAW, [scene, {"style": style, "colour": colour, "object": name, "place": place}])
+        drawn = scenes.scene_of((name, colour, place), style, random.Random(0))
+        assert demo.page.evaluate(SOURCE, words_script(demo)) == scenes.caption(drawn)
+    demo.said_nothing()
+
+
 def test_reroutes_and_a_prompt_from_another_node_are_followed(demo: "Window") -> None:
     demo.page.evaluate("""([invert, control]) => {
         const [from, to] = [invert, control].map(
@@ -374,12 +410,12 @@ def words_script(window: "Window") -> str:
     return next(found for found in addresses if found.split("?")[0].endswith("/js/words.js"))
 
 
-def test_a_numbered_list_and_a_pasted_prompt_are_shown_as_they_are_read(demo: "Window") -> None:
-    write(demo, "orange cat", "1. a painting of a green cat in the city")
-    assert lines(demo) == [("replace", ["brown"], ["green"])]
-    demo.texts("1. a painting").press_sequentially("\n2. a painting of a brown dog in the city")
-    assert lines(demo) == [("replace", ["brown"], ["green"]), ("replace", ["cat"], ["dog"])]
-    write(demo, "a painting of a brown cat in the city", "a painting of a brown cat,\nin the city")
-    write(demo, "1. a painting", "a painting of a brown dog,\nin the city")
-    assert lines(demo) == [("replace", ["cat,"], ["dog,"])]
-    demo.said_nothing()
+def test_a_numbered_list_and_a_pasted_prompt_are_shown_as_they_are_read(typed: "Window") -> None:
+    write(typed, "orange cat", "1. a painting of a green cat in the city")
+    assert lines(typed) == [("replace", ["brown"], ["green"])]
+    typed.texts("1. a painting").press_sequentially("\n2. a painting of a brown dog in the city")
+    assert lines(typed) == [("replace", ["brown"], ["green"]), ("replace", ["cat"], ["dog"])]
+    write(typed, "a painting of a brown cat in the city", "a painting of a brown cat,\nin the city")
+    write(typed, "1. a painting", "a painting of a brown dog,\nin the city")
+    assert lines(typed) == [("replace", ["cat,"], ["dog,"])]
+    typed.said_nothing()

@@ -10,7 +10,8 @@ def test_the_server_lists_every_block_of_the_folder_and_gives_its_file(server: S
     listed = {entry["name"]: key for key, entry in server.get_json("/global_subgraphs").items()
               if entry["info"]["node_pack"] == "custom_nodes.stylediffusion"}
     shipped = {path.stem: path for path in examples.BLOCKS.iterdir()}
-    assert listed.keys() == shipped.keys() == {"StyleDiffusion edit"}
+    assert listed.keys() == shipped.keys() == {
+        "Image Edit (StyleDiffusion, Prompt to Prompt)"}
     for name, key in listed.items():
         given = json.loads(server.get_json(f"/global_subgraphs/{key}")["data"])
         assert given == examples.read(shipped[name])

@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 
+from demo import scenes
 from development import examples
 from development.examples import Prompt
 from development.server import Server
-from tests.graphs import CONTROL, INVERT, changed, short
-from training import editing
+from tests.graphs import CONTROL, changed, short
+from training import editing, trials
 
 SHAPES = {"square": (128, 128), "3:2": (192, 128), "1:2": (128, 256)}
 REPLACE = ["a painting of an orange cat in the city", "a painting of a brown boat in the city",
@@ -48,7 +49,7 @@ def test_it_runs_and_the_reconstruction_is_left_alone(
 
 def test_an_edit_of_no_word_is_the_reconstruction(server: Server, graph: Prompt) -> None:
     """The source prompt as its own target: with all maps held, row 1 is row 0."""
-    source = graph[examples.node_of(graph, INVERT)]["inputs"]["prompt"]
+    source = scenes.caption(trials.DEMO.scene)
     held = changed(graph, CONTROL, targets=source, blend_words="", tau_v=1.0, tau_c=1.0,
                    tau_s=1.0, tau_u=1.0)
     entry = server.wait(server.queue(held))

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from demo import scenes
 from development import examples
 from development.examples import Prompt
 from development.server import (
@@ -36,8 +35,8 @@ def numbers(pictures: editing.Pictures) -> dict[str, Any]:
 
 def test_the_shipped_graph_is_the_trial_chosen_before_training(shipped: Prompt) -> None:
     assert editing.for_trial(shipped, trials.DEMO) == shipped
-    scene = shipped[examples.node_of(shipped, INVERT)]["inputs"]["prompt"]
-    assert scene == scenes.caption(trials.DEMO.scene)
+    scene = examples.node_of(shipped, "StyleDiffusionDemoScene")
+    assert shipped[examples.node_of(shipped, INVERT)]["inputs"]["prompt"] == [scene, 1]
 
 
 def test_the_reconstruction_is_as_good_as_the_vae_allows(numbers: dict[str, Any]) -> None:

@@ -9,18 +9,19 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from demo import drawing, scenes
+from demo import drawing
 from development import examples
 from development.examples import EXAMPLES, Prompt
 from development.server import Server
 from tests import checkpoints
+from tests.graphs import INVERT
 from tests.host.test_vision import tower_file
 from training import trials
 
 OUTLETS = ("SaveImage", "StyleDiffusionComparisonSheet", "StyleDiffusionTauSweep",
            "StyleDiffusionHeatmaps")
 OPENS_A_FILE = "Edit a saved inversion"
-PHOTOS = [name for name in EXAMPLES if name.startswith("Edit a photo")]
+PHOTOS = [name for name in EXAMPLES if examples.models(name)]
 OTHERS = [name for name in EXAMPLES if name not in (*PHOTOS, OPENS_A_FILE)]
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 LORA, PHOTO = "your_lora.safetensors", "example.png"
@@ -88,16 +89,19 @@ def test_a_graph_has_a_value_for_every_input_that_its_nodes_have_now(
 
 
 def test_every_shipped_graph_has_a_thumbnail_and_an_api_form() -> None:
-    assert len(EXAMPLES) == 12 and set(EXAMPLES) == {
+    assert len(EXAMPLES) == 13 and set(EXAMPLES) == {
         path.stem for path in examples.FOLDER.glob("*.jpg")} == {
         path.stem for path in examples.API.iterdir()}
 
 
 def test_the_demo_is_of_the_trial_chosen_before_training() -> None:
+    wanted = {"object": trials.DEMO.object, "colour": trials.DEMO.colour,
+              "place": trials.DEMO.place, "style": trials.DEMO.style, "seed": trials.DEMO.seed}
     for name in ("Demo", "Save an inversion", "See where words look"):
-        (prompt,) = (node["inputs"]["prompt"] for node in examples.prompt(name).values()
-                     if node["class_type"] == "StyleDiffusionDDIMInvert")
-        assert prompt == scenes.caption(trials.DEMO.scene)
+        prompt = examples.prompt(name)
+        scene = examples.node_of(prompt, "StyleDiffusionDemoScene")
+        assert prompt[scene]["inputs"] == wanted
+        assert prompt[examples.node_of(prompt, INVERT)]["inputs"]["prompt"] == [scene, 1]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -109,7 +113,9 @@ def test_a_graph_without_downloads_runs_to_the_end(server: Server, name: str) ->
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_a_graph_with_downloads_runs_on_random_weights(equipped: Server, name: str) -> None:
-    assert pictures(equipped, name)["SaveImage"] == 2
+    kinds = {node["class_type"] for node in examples.prompt(name).values()}
+    edits_alone = "StyleDiffusionKeepPixels" in kinds
+    assert pictures(equipped, name)["SaveImage"] == (1 if edits_alone else 2)
 
 
 def test_an_inversion_that_was_saved_is_edited_by_the_other_graph(server: Server) -> None:

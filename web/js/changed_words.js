@@ -7,12 +7,13 @@ import { TAUS } from "./notation.js"
 import { MARGIN, Panel } from "./panel.js"
 import { PICKED } from "./picking.js"
 import { addPreset, showPreset } from "./presets.js"
-import { everyNode, isPlainText } from "./reading.js"
+import { CAPTIONED, everyNode, isPlainText } from "./reading.js"
+import { showReport } from "./reports.js"
 import { loadTexts } from "./texts.js"
 
 const NODE = "StyleDiffusionP2PlusController"
 const OURS = /^StyleDiffusion/
-const WATCHED = ["targets", "mode", "prompt", ...LISTED, ...TAUS]
+const WATCHED = ["targets", "mode", "prompt", ...LISTED, ...TAUS, ...CAPTIONED]
 
 const panels = new WeakMap()
 
@@ -29,6 +30,12 @@ const refresh = (node) => {
 }
 
 const refreshAll = () => everyNode(app.graph).forEach(refresh)
+
+// After an undo the nodes are new ones, and what they gave is still known.
+const showAll = () => {
+  refreshAll()
+  for (const node of app.graph.nodes) showReport(node, app.nodeOutputs[node.id])
+}
 
 const chain = (owner, name, more) => {
   const before = owner[name]
@@ -85,9 +92,10 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) extend(node)
+    chain(node, "onExecuted", (output) => showReport(node, output))
     for (const widget of node.widgets ?? []) {
       if (isWatched(node, widget)) chain(widget, "callback", () => refreshAll())
     }
   },
-  afterConfigureGraph: refreshAll,
+  afterConfigureGraph: showAll,
 })

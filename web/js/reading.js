@@ -43,7 +43,19 @@ export const boxOf = (node, name) => {
   return isPlainText(origin.node) ? origin.node.widgets?.[0] : undefined
 }
 
-export const textOf = (node, name) => boxOf(node, name)?.value ?? null
+// The widgets of Demo Scene that its caption is made of, and the caption, as demo/scenes.py has it.
+export const CAPTIONED = ["style", "colour", "object", "place"]
+const captionOf = (scene) => {
+  const [style, colour, object, place] = CAPTIONED.map((name) => widgetOf(scene, name)?.value)
+  return `a ${style} of a ${colour} ${object} in the ${place}`.replace(/\ba(?= [aeiou])/g, "an")
+}
+
+export const textOf = (node, name) => {
+  const box = boxOf(node, name)
+  if (box) return box.value ?? null
+  const from = originOf(node, slotOf(node, name))?.node
+  return from?.comfyClass === "StyleDiffusionDemoScene" ? captionOf(from) : null
+}
 
 // The prompt of the node that made the trajectory.
 export const sourcePrompt = (node) => {
