@@ -42,8 +42,8 @@ usage: python3 dev.py COMMAND [arguments]
   train [args]          train the demo model (python -m training.train)
   evaluate [args]       measure the demo model (python -m training.evaluate)
 
-demo, test, serve, bench, edits and train work on the accelerator that torch sees (CUDA, ROCm, XPU, MPS);
-with --cpu behind the command, or where there is none, on the CPU, as all other commands do.
+demo, test, serve, bench, edits and train work on the accelerator that torch sees (CUDA, ROCm, XPU,
+MPS); with --cpu behind the command, or where there is none, on the CPU, as all other commands do.
 Relative paths are seen from the folder of dev.py.
 
 Every command first makes what is missing: a virtual environment with torch, and ComfyUI, in a
