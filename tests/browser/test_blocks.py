@@ -13,7 +13,7 @@ from development.server import checked
 if TYPE_CHECKING:
     from .window import Window
 
-BLOCK, TITLE = "Image Edit (StyleDiffusion, Prompt to Prompt)", "StyleDiffusion edit"
+BLOCK, TITLE = "Prompt to Prompt Image Edit (StyleDiffusion)", "StyleDiffusion edit"
 WRITTEN = {"prompt": "a painting of a red car in the snow",
            "targets": "a painting of a blue car in the snow", "blend_words": "car", "tau_s": 0.3}
 CONNECTED = """written => {

@@ -99,7 +99,7 @@ def test_a_korean_page_shows_the_nodes_in_korean(window: "Window") -> None:
         window.page.evaluate(change, "en")
     texts = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
     ours = [found for found in shown if found[0] in texts]
-    assert len(ours) == 6
+    assert len(ours) == 8
     for kind, title, widgets in ours:
         assert title == texts[kind]["display_name"]
         named = {name: text["name"] for name, text in texts[kind].get("inputs", {}).items()

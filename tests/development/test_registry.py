@@ -118,8 +118,8 @@ def test_the_archive_has_all_that_is_needed_and_no_other_code(shipped: set[str])
     assert "demo/weights.safetensors" in data
     served = {name for name in archive.listed("--exclude-standard")
               if name.startswith(SERVED) and not name.startswith(DEVELOPERS)}
-    assert {"web/docs/StyleDiffusionSample.md", "subgraphs/Image Edit (StyleDiffusion, "
-            "Prompt to Prompt).json"} <= served
+    assert {"web/docs/StyleDiffusionSample.md", "subgraphs/Prompt to Prompt Image "
+            "Edit (StyleDiffusion).json"} <= served
     assert code | data | served | PLAIN <= shipped
     assert not any(name.startswith(DEVELOPERS) for name in shipped)
     assert {name for name in shipped if name.endswith(".py")} == code

@@ -11,7 +11,7 @@ def test_the_server_lists_every_block_of_the_folder_and_gives_its_file(server: S
               if entry["info"]["node_pack"] == "custom_nodes.stylediffusion"}
     shipped = {path.stem: path for path in examples.BLOCKS.iterdir()}
     assert listed.keys() == shipped.keys() == {
-        "Image Edit (StyleDiffusion, Prompt to Prompt)"}
+        "Prompt to Prompt Image Edit (StyleDiffusion)"}
     for name, key in listed.items():
         given = json.loads(server.get_json(f"/global_subgraphs/{key}")["data"])
         assert given == examples.read(shipped[name])

@@ -51,8 +51,8 @@ def equipped(server: Server) -> Iterator[Server]:
 
 def short(prompt: Prompt) -> Prompt:
     """The same in a few seconds: few steps, small photos, a coarse sweep."""
-    fewer = {"steps": 5, "inner_steps": 2, "megapixels": 0.01, "row_values": "0, 0.6",
-             "column_values": "0, 0.6"}
+    fewer = {"steps": 5, "inner_steps": 2, "megapixels": 0.01, "blend_threshold": 0.9,
+             "row_values": "0, 0.6", "column_values": "0, 0.6"}
     for node in prompt.values():
         if node["class_type"] != "StyleDiffusionHeatmaps":
             node["inputs"].update({k: v for k, v in fewer.items() if k in node["inputs"]})
