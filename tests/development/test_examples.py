@@ -7,17 +7,41 @@ import pytest
 
 from development.examples import EXAMPLES, workflow
 
-WIDEST, HIGHEST = 1687, 780  # 0.75 of a window of 1366x640 holds them and 20 more at a zoom of 0.6
-TITLE, SLOT = 30, 20
+# 0.75 of a window of 1366x640 holds them and 20 more at a zoom of 0.575, which still shows text.
+WIDEST, HIGHEST = 1761, 780
+TITLE, SLOT, LETTER = 30, 20, 8
 Point = tuple[float, float]
 every_graph = pytest.mark.parametrize("name", EXAMPLES)
 
 
+def right_end(node: dict[str, Any]) -> float:
+    """A collapsed node is as wide as its title, and no wider than open."""
+    left, width = node["pos"][0], node["size"][0]
+    title = node.get("title", node["type"])
+    return left + (min(width, 2 * TITLE + LETTER * len(title)) if is_collapsed(node) else width)
+
+
+def is_collapsed(node: dict[str, Any]) -> bool:
+    return bool(node["flags"].get("collapsed"))
+
+
 def boxes(graph: dict[str, Any]) -> dict[int, tuple[float, float, float, float]]:
     """(left, top, right, bottom) of every node with its title."""
-    return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE,
-                         node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
-            for node in graph["nodes"]}
+    return {node["id"]: (
+        node["pos"][0], node["pos"][1] - TITLE, right_end(node),
+        node["pos"][1] + (0 if is_collapsed(node) else node["size"][1])) for node in graph["nodes"]}
+
+
+def socket_height(node: dict[str, Any], row: int) -> float:
+    """Where a row of sockets lies; all of a collapsed node's lie in its title."""
+    return node["pos"][1] + (-TITLE / 2 if is_collapsed(node) else SLOT * (row + 0.5))
+
+
+def row_of(node: dict[str, Any], place: int) -> int:
+    """An input's row: those of widgets stand among them, below the rows of sockets."""
+    sockets = [found for found in node["inputs"] if "widget" not in found]
+    found = node["inputs"][place]
+    return sockets.index(found) if found in sockets else max(len(sockets), len(node["outputs"]))
 
 
 def ways(graph: dict[str, Any]) -> Iterator[tuple[int, list[Point]]]:
@@ -32,11 +56,9 @@ def ways(graph: dict[str, Any]) -> Iterator[tuple[int, list[Point]]]:
             assert number in bends[bend]["linkIds"]
             between.append((bends[bend]["pos"][0], bends[bend]["pos"][1]))
             bend = bends[bend].get("parentId")
-        sockets = [found for found in end["inputs"] if "widget" not in found]
-        row = sockets.index(end["inputs"][place])
         yield number, [
-            (start["pos"][0] + start["size"][0], start["pos"][1] + SLOT * (slot + 0.5)),
-            *reversed(between), (end["pos"][0], end["pos"][1] + SLOT * (row + 0.5))]
+            (right_end(start), socket_height(start, slot)), *reversed(between),
+            (end["pos"][0], socket_height(end, row_of(end, place)))]
 
 
 def meets(one: Point, other: Point, box: tuple[float, float, float, float]) -> bool:
