@@ -133,3 +133,10 @@ def test_easyinv_averages_two_latents_in_its_share_of_the_steps() -> None:
 def test_another_word_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'Newton'.*DDIM, fixed point, Anderson, EasyInv"):
         fixed_point.refinement("Newton", 1)
+
+
+def test_the_constants_are_those_that_were_measured() -> None:
+    assert fixed_point.FixedPoint(4) == fixed_point.FixedPoint(4, depth=0, tolerance=1e-5)
+    assert fixed_point.refinement("fixed point", 4) == fixed_point.FixedPoint(4, 0, 1e-5)
+    assert fixed_point.refinement("Anderson", 4) == fixed_point.FixedPoint(4, 2, 1e-5)
+    assert fixed_point.refinement("EasyInv", 4) == fixed_point.Averaging(0.05, 0.25)
