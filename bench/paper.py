@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from edits.methods import INVERSIONS, method
 from edits.running import Run
 
 from . import demo_table, paper_page
+from .comparison import Line
 
 OUT = Path("demo_output") / "paper"
 AGAINST = "stylediffusion+p2plus"
 ABLATIONS = (
-    *(f"stylediffusion+{tau_u}" for tau_u in ("0", "0.25", "0.5", "0.75", "1")),
-    "stylediffusion-exact+0", "stylediffusion-exact-no-maps+0", "text-embedding+0", "ddim+0",
+    *(f"stylediffusion+tau_u={tau_u}" for tau_u in ("0", "0.25", "0.5", "0.75", "1")),
+    *(f"{name}+tau_u=0" for name in (
+        "stylediffusion-exact", "stylediffusion-exact-no-maps", "text-embedding", "ddim")),
 )
 LARGE = "object"
 METHODS = {
@@ -36,7 +39,7 @@ METHODS = {
                           for controller in ("p2p", "p2plus"))],
     "ablations": list(ABLATIONS),
 }
-AGAINST_IN = {"table": AGAINST, "ablations": "stylediffusion+0.5"}
+AGAINST_IN = {"table": AGAINST, "ablations": "stylediffusion+tau_u=0.5"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +71,7 @@ def compare(chosen: argparse.Namespace) -> int:
     kept = [row for row in table.rows if chosen.report == "table" or chosen.table
             or row.kind == LARGE]
     table = replace(table, rows=tuple(kept[:chosen.rows] if chosen.rows else kept))
+    table = rows.without(table, chosen.ignore)
     methods = [method(name) for name in chosen.methods or METHODS[chosen.report]]
     run = Run(table, methods, command.settings_for(chosen), chosen.out,
               measure if chosen.table else demo_table.measure_demo, by_method=True)
@@ -79,23 +83,31 @@ def compare(chosen: argparse.Namespace) -> int:
 
 def report(run: Run, name: str, against: str) -> None:
     """Write report.html and table.tex of a report, and print its tables."""
-    lines = run.folder.lines(run.entries)
+    lines = complete(run.folder.lines(run.entries), {e.method.name for e in run.entries})
     if not lines:
+        print("No edit is finished under every method yet.")
         return
     files = {(entry.row.name, entry.method.name): run.folder.file(entry) for entry in run.entries}
     around = {entry.row.name: [("source", entry.row.image),
                                *([("true edit", entry.row.truth)] if entry.row.truth else [])]
               for entry in run.entries}
-    edits = len({line["name"] for line in lines})
-    said = (f"{edits} edits, {lines[0]['checkpoint']}, {lines[0]['steps']} steps, guidance "
+    edits, asked = (len(names) for names in ({line["name"] for line in lines}, around))
+    counted = f"{edits} of {asked} edits, those that every method has finished"
+    said = (f"{counted}; {lines[0]['checkpoint']}, {lines[0]['steps']} steps, guidance "
             f"{lines[0]['guidance']}. Under each picture: inside / outside in dB.")
     folder = run.folder.path
     stem = "report" if name == "table" else name
     (folder / f"{stem}.html").write_text(
         paper_page.page(lines, files, around, against, said), encoding="utf-8")
     (folder / f"{stem}.tex").write_text(paper_page.latex(lines), encoding="utf-8")
-    print(f"{edits} edits\n\n{paper_page.markdown(lines, against)}\n\n{folder / stem}.html",
+    print(f"{counted}\n\n{paper_page.markdown(lines, against)}\n\n{folder / stem}.html",
           flush=True)
+
+
+def complete(lines: Sequence[Line], methods: Collection[str]) -> list[Line]:
+    """The lines of edits that every method has finished, so that all means are over the same."""
+    finished = Counter(str(line["name"]) for line in lines)
+    return [line for line in lines if finished[str(line["name"])] == len(methods)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from . import rows
 from .engine import Unfinished, Worker
 from .graphs import Settings
-from .methods import DEFAULT, INVERSIONS, method
+from .methods import DEFAULT, GRAMMAR, INVERSIONS, method
 from .ray_workers import ray_workers
 from .running import Run
 from .workers import Start, UrlWorker, own_workers
@@ -67,6 +67,8 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--guidance", type=float, default=Settings.guidance)
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--ignore", nargs="+", default=[], choices=COLUMNS,
+                        help="columns of the table that are taken as empty")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,10 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("table", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--method", nargs="+", default=[DEFAULT], metavar="NAME",
-                        help=f"{', '.join(INVERSIONS)}; with +p2p, +p2plus or +0.3 behind it for "
-                        "another tau_u than the rows'")
-    parser.add_argument("--ignore", nargs="+", default=[], choices=COLUMNS,
-                        help="columns that are taken as empty")
+                        help=f"{', '.join(INVERSIONS)}; for what is not the rows' own, a plus and, "
+                        f"{GRAMMAR}")
     add_edit_options(parser)
     add_worker_options(parser)
     chosen = parser.parse_args(arguments)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .client import WorkerLost
-from .rows import Failure
 from .work import Job, Outcome, failed
 
 log = logging.getLogger("stylediffusion")
@@ -36,17 +35,18 @@ class Unfinished(Exception):
 
 
 class Engine:
-    """Jobs that wait, and how often each has lost its worker.
+    """Pictures that wait, each with its jobs, which one worker does one after the other.
 
     `settle(job, outcomes)` is called once a job, by one thread at a time.
     """
 
-    def __init__(self, jobs: Sequence[Job], settle: Settle) -> None:
-        self.waiting = deque(enumerate(jobs))
-        self.left = len(jobs)
-        self.losses: dict[int, int] = {}
+    def __init__(self, pictures: Sequence[Sequence[Job]], settle: Settle) -> None:
+        self.waiting = deque(deque(jobs) for jobs in pictures)
+        self.left = sum(len(jobs) for jobs in pictures)
+        self.losses: Counter[tuple[str, ...]] = Counter()
         self.settle = settle
         self.changed = threading.Condition()
+        self.stopped = False
         self.error: BaseException | None = None
 
     def run(self, workers: Sequence[Worker]) -> None:
@@ -60,51 +60,53 @@ class Engine:
                 while thread.is_alive():
                     thread.join(LOOK_SECONDS)  # short, so that Ctrl-C is heard
         finally:
-            with self.changed:
-                self.waiting.clear()
+            self._stop()
             for worker in workers:
                 worker.close()
         if self.error is not None:
             raise self.error
         if self.left:
-            raise Unfinished(f"no worker is left, and {self.left} pictures are not done; the same "
+            raise Unfinished(f"no worker is left, and {self.left} jobs are not done; the same "
                              "command goes on from here")
 
     def _serve(self, worker: Worker) -> None:
         """One worker's thread."""
         try:
-            while (taken := self._take()) is not None:
-                number, job = taken
-                try:
-                    outcomes = worker.run(job)
-                except WorkerLost as error:
-                    log.warning("%s is lost: %s", worker.name, error)
-                    self._lost(number, job, error)
-                    if not worker.recover():
-                        return
-                else:
-                    self._settled(job, outcomes)
+            while (jobs := self._take()) is not None:
+                if not self._finished(worker, jobs):
+                    return
         except BaseException as error:
-            with self.changed:
-                self.error = self.error or error
-                self.left = 0
-                self.changed.notify_all()
+            self._stop(error)
 
-    def _take(self) -> tuple[int, Job] | None:
-        """The next job; waits while others may still give one back. None once all is settled."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.waiting or not self.left)
-            return self.waiting.popleft() if self.left else None
+    def _finished(self, worker: Worker, jobs: deque[Job]) -> bool:
+        """Whether the worker is still there after the jobs of a picture."""
+        while jobs and not self.stopped:
+            try:
+                outcomes = worker.run(jobs[0])
+            except WorkerLost as error:
+                log.warning("%s is lost: %s", worker.name, error)
+                self._lost(jobs, error)
+                return not self.stopped and worker.recover()
+            self._settled(jobs.popleft(), outcomes)
+        return True
 
-    def _lost(self, number: int, job: Job, error: WorkerLost) -> None:
+    def _take(self) -> deque[Job] | None:
+        """The next picture; waits while others may still give one back. None once all is done."""
         with self.changed:
-            self.losses[number] = self.losses.get(number, 0) + 1
-            if self.losses[number] < MOST_LOSSES:
-                self.waiting.appendleft((number, job))
+            self.changed.wait_for(lambda: self.waiting or not self.left or self.stopped)
+            return self.waiting.popleft() if self.waiting and not self.stopped else None
+
+    def _lost(self, jobs: deque[Job], error: WorkerLost) -> None:
+        """Give back what is left of a picture, without a job that has lost too many workers."""
+        with self.changed:
+            self.losses[jobs[0].digests] += 1
+            if self.losses[jobs[0].digests] == MOST_LOSSES:
+                job = jobs.popleft()
+                said = f"its worker was lost {MOST_LOSSES} times, at last so: {error}"
+                self._settled(job, [failed(entry, said) for entry in job.entries])
+            if jobs:
+                self.waiting.appendleft(jobs)
                 self.changed.notify()
-                return
-        said = f"its worker was lost {MOST_LOSSES} times, at last so: {error}"
-        self._settled(job, [failed(entry, said) for entry in job.entries])
 
     def _settled(self, job: Job, outcomes: list[Outcome]) -> None:
         with self.changed:
@@ -112,7 +114,8 @@ class Engine:
             self.left -= 1
             self.changed.notify_all()
 
-
-def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
-    """Those of the outcomes that are none."""
-    return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    def _stop(self, error: BaseException | None = None) -> None:
+        with self.changed:
+            self.error = self.error or error
+            self.stopped = True
+            self.changed.notify_all()

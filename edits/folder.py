@@ -27,6 +27,7 @@ class Folder:
 
     def __init__(self, path: Path, by_method: bool) -> None:
         self.path, self.by_method = path, by_method
+        self.told: dict[Path, dict[str, Any]] = {}
         path.mkdir(parents=True, exist_ok=True)
 
     def file(self, entry: Entry) -> Path:
@@ -36,12 +37,16 @@ class Folder:
 
     def finished(self, entry: Entry, digest: str) -> bool:
         """Whether the picture is there and was made from just this."""
-        told = pictures.told(self.file(entry))
-        return told is not None and told.get("digest") == digest
+        told = pictures.told(file := self.file(entry))
+        if told is None or told.get("digest") != digest:
+            return False
+        self.told[file] = told
+        return True
 
     def write(self, picture: Picture) -> None:
         """Write a picture beside its place, then rename."""
-        replace_file(self.file(picture.entry), picture.data)
+        replace_file(file := self.file(picture.entry), picture.data)
+        self.told[file] = pictures.told(io.BytesIO(picture.data)) or {}
 
     def write_tables(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
         """Both tables, in the order of the entries; what is not finished has no line."""
@@ -52,8 +57,8 @@ class Folder:
         replace_file(self.path / FAILURES, as_csv([asdict(f) for f in failures], columns))
 
     def lines(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """What every finished picture says of itself."""
-        told = (pictures.told(self.file(entry)) for entry in entries)
+        """What every picture that was found finished, or written, says of itself."""
+        told = (self.told.get(self.file(entry)) for entry in entries)
         return [{key: value for key, value in line.items() if key not in NOT_IN_TABLE}
                 for line in told if line is not None]
 

@@ -53,10 +53,8 @@ class Entry:
 
     @property
     def taus(self) -> dict[str, float]:
-        """The method's tau_u, the row's own taus, else the node's defaults."""
-        said = {name: getattr(self.row, name) for name in TAUS}
-        if self.method.tau_u is not None:
-            said["tau_u"] = self.method.tau_u
+        """The method's, the row's own, else the node's defaults."""
+        said = {name: self.method.taus.get(name, getattr(self.row, name)) for name in TAUS}
         return {name: NODE_TAUS[name] if value is None else value for name, value in said.items()}
 
 
@@ -144,7 +142,7 @@ def _add_inversion(nodes: Nodes, entry: Entry, settings: Settings) -> None:
     negative = entry.row.prompt if learning == NEGATIVE else ""
     nodes.add("trajectory", PACK + "DDIMInvert", model=nodes.model(INVERSION), clip=["model", 1],
               latent=["latent", 0], prompt=entry.row.prompt, negative_prompt=negative,
-              steps=settings.steps)
+              steps=settings.steps, inversion=entry.method.inversion or None)
     nodes.read(INVERSION, ["trajectory", 0])
     if learning in (NOTHING, NEGATIVE):
         return

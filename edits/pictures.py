@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -24,8 +24,11 @@ def prepared(data: bytes, side: int) -> bytes:
 
     The shape is kept to the nearest cell. Nothing is resampled where the size fits already.
     """
-    with Image.open(io.BytesIO(data)) as found:
-        image = ImageOps.exif_transpose(found).convert("RGB")
+    try:
+        with Image.open(io.BytesIO(data)) as found:
+            image = ImageOps.exif_transpose(found).convert("RGB")
+    except UnidentifiedImageError:
+        raise OSError("it is no picture file that Pillow knows") from None
     factor = side / (image.width * image.height) ** 0.5
     size = tuple(max(CELL, round(length * factor / CELL) * CELL) for length in image.size)
     if size != image.size:
@@ -42,10 +45,10 @@ def png(image: Image.Image, told: dict[str, Any] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def told(path: Path) -> dict[str, Any] | None:
+def told(file: Path | io.BytesIO) -> dict[str, Any] | None:
     """What one of our files says of itself; None where it is missing, broken or another's."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             found: dict[str, Any] = json.loads(image.info[KEY])
             return found
     except (OSError, KeyError, ValueError):

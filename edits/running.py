@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -34,22 +32,23 @@ class Run:
         self.settings, self.measure = settings, measured
         self.written = 0.0
 
-    def jobs(self) -> list[Job]:
-        """What is not finished, a job for each picture and what is learnt of it."""
-        groups: dict[tuple[Any, ...], list[tuple[Entry, str]]] = {}
+    def jobs(self) -> list[list[Job]]:
+        """What is not finished: for each picture its jobs, one for all that learn the same."""
+        groups: dict[Hashable, dict[Hashable, list[tuple[Entry, str]]]] = {}
         for entry in self.entries:
             digest = digest_of(entry, self.settings)
             if not self.folder.finished(entry, digest):
-                same = (entry.row.image, entry.row.prompt, entry.method.learning)
-                groups.setdefault(same, []).append((entry, digest))
-        return [Job(tuple(entry for entry, _ in group), self.settings,
-                    tuple(digest for _, digest in group), self.measure)
-                for group in by_picture(groups)]
+                own = groups.setdefault((entry.row.image, entry.row.prompt), {})
+                same = (entry.method.learning, entry.method.inversion)
+                own.setdefault(same, []).append((entry, digest))
+        return [[Job(tuple(entry for entry, _ in group), self.settings,
+                     tuple(digest for _, digest in group), self.measure)
+                 for group in own.values()] for own in groups.values()]
 
     def finish(self, workers: Sequence[Worker]) -> int:
         """Do what is left; 1 where a row failed, which failures.csv says."""
         jobs = self.jobs()
-        left = sum(len(job.entries) for job in jobs)
+        left = sum(len(job.entries) for own in jobs for job in own)
         done = len(self.entries) - left
         print(f"{len(self.entries)} edits, of which {done} are done, into {self.folder.path}",
               flush=True)
@@ -81,11 +80,3 @@ class Run:
         print(f"{len(self.failures)} rows failed; {self.folder.path / 'failures.csv'} says why. "
               f"The first, {self.failures[0].row}: {self.failures[0].message}")
         return 1
-
-
-def by_picture(groups: dict[tuple[Any, ...], list[tuple[Entry, str]]]) -> Iterable[
-        list[tuple[Entry, str]]]:
-    """The groups, those of one picture after each other, pictures in the table's order."""
-    order = list(dict.fromkeys(same[:2] for same in groups))
-    return itertools.chain.from_iterable(
-        (group for same, group in groups.items() if same[:2] == picture) for picture in order)

@@ -61,7 +61,8 @@ def run(client: Client, job: Job) -> list[Outcome]:
     try:
         source = pictures.prepared(job.read(first.image), job.settings.side)
     except OSError as error:
-        return [failed(entry, f"the picture cannot be read: {error}") for entry in job.entries]
+        said = f"the picture '{first.image}' cannot be read: {error}"
+        return [failed(entry, said) for entry in job.entries]
     digest = hashlib.sha256(source).hexdigest()
     image = client.upload(f"edits-{digest[:16]}.png", source)
     label = f"{digest[:16]} {job.entries[0].method.learning}" if METER in client.nodes else ""
@@ -146,7 +147,8 @@ def digest_of(entry: Entry, settings: Settings) -> str:
     """Changes with anything that decides an edit: its row, its picture, method and settings."""
     row = asdict(entry.row)
     files = [path and contents(path) for path in (row.pop("image"), row.pop("truth"))]
-    said = json.dumps([row, files, asdict(entry.method), asdict(settings)], sort_keys=True)
+    method = {**asdict(entry.method), "taus": entry.taus}
+    said = json.dumps([row, files, method, asdict(settings)], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

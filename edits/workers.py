@@ -17,7 +17,7 @@ from development.environment import ensure
 from development.places import PACK_NAME, ROOT, link_pack, prepare_base
 from development.server import Server, ServerError
 
-from . import work
+from . import orphans, work
 from .client import Client, WorkerLost
 from .work import Job, Outcome
 
@@ -63,6 +63,16 @@ class UrlWorker:
         """Nothing: the server is not ours."""
 
 
+class OwnServer(Server):
+    """A server whose process can be named."""
+
+    @property
+    def pid(self) -> int:
+        """The process; it runs between entering and leaving."""
+        assert self._process is not None
+        return self._process.pid
+
+
 class OwnWorker:
     """A server of our own, started for the first job and again after a loss.
 
@@ -71,7 +81,7 @@ class OwnWorker:
 
     def __init__(self, number: int, start: Start, alone: bool = True) -> None:
         self.name = f"worker {number + 1}"
-        self.start, self.restarts = start, 0
+        self.start, self.restarts = start, 0  # since the last job that was done
         self.arguments = [*start.arguments, *([] if alone else own_gpu(number))]
         self.stack = contextlib.ExitStack()
         self.server: Server | None = None
@@ -82,9 +92,11 @@ class OwnWorker:
         if self.client is None:
             self.client = self._started()
         try:
-            return work.run(self.client, job)
+            outcomes = work.run(self.client, job)
         except WorkerLost as error:
             raise WorkerLost(f"{error}; {self._last_words()}") from error
+        self.restarts = 0
+        return outcomes
 
     def recover(self) -> bool:
         """Stop what is left of it, to start it again with the next job."""
@@ -105,11 +117,12 @@ class OwnWorker:
         if self.start.metered:
             link_pack(base / "custom_nodes" / METER_NAME, ROOT / "bench" / "meter")
             arguments += ["--whitelist-custom-nodes", PACK_NAME, METER_NAME]
-        server = Server(environment.python, environment.host, base, arguments=arguments)
+        server = OwnServer(environment.python, environment.host, base, arguments=arguments)
         try:
             self.server = self.stack.enter_context(server)
         except ServerError as error:
             raise WorkerLost(str(error)) from error
+        self.stack.enter_context(orphans.ended_with_us(server.pid, folder))
         client = Client(server.url)
         client.connect()
         return client

@@ -75,14 +75,26 @@ def total(*workers: Stub) -> Counter[str]:
 
 def test_edits_of_one_picture_are_one_job(table: Table, tmp_path: Path) -> None:
     jobs = run_of(table, tmp_path / "out").jobs()
-    assert [[entry.row.name for entry in job.entries] for job in jobs] == [
+    assert [[entry.row.name for entry in job.entries] for (job,) in jobs] == [
         ["edit0", "edit1"], ["edit2", "edit3"], ["edit4", "edit5"]]
+
+
+def test_all_jobs_of_a_picture_go_to_one_worker_and_what_is_left_of_them_to_another(
+    table: Table, tmp_path: Path
+) -> None:
+    names = ("ddim", "null-text", "text-embedding")
+    lost, other = Stub(lost_at=(2,)), Stub()
+    run = Run(table, [method(name) for name in names], SETTINGS, tmp_path / "out")
+    assert run.finish([lost, other]) == 0
+    assert total(lost, other) == Counter({f"edit{n}": 3 for n in range(6)})
+    assert sorted(lost.done.values()) == [1, 1]
+    assert sorted(other.done.values()) == [2, 2, 3, 3, 3, 3]
 
 
 def test_methods_that_learn_the_same_are_one_job(table: Table, tmp_path: Path) -> None:
     names = ("ddim", "direct+p2plus", "null-text+p2p", "null-text+p2plus")
     run = Run(table, [method(name) for name in names], SETTINGS, tmp_path / "out")
-    first, second = run.jobs()[:2]
+    first, second = run.jobs()[0]
     assert {entry.method.name for entry in first.entries} == {"ddim", "direct+p2plus"}
     assert {entry.method.name for entry in second.entries} == {
         "null-text+p2p", "null-text+p2plus"}
@@ -105,7 +117,7 @@ def test_without_workers_the_run_ends_and_the_next_one_goes_on(
     table: Table, tmp_path: Path
 ) -> None:
     first, second = Stub(lost_at=(2,)), Stub()
-    with pytest.raises(Unfinished, match="2 pictures are not done"):
+    with pytest.raises(Unfinished, match="2 jobs are not done"):
         run_of(table, tmp_path / "out").finish([first])
     assert (tmp_path / "out" / "edits.csv").read_text().splitlines() == [
         "name,method", "edit0,ddim", "edit1,ddim"]
@@ -158,5 +170,5 @@ def test_an_error_of_ours_ends_the_run_and_closes_the_workers() -> None:
     workers: list[Worker] = [broken, idle]
     job = Job((), SETTINGS, ())
     with pytest.raises(ZeroDivisionError):
-        Engine([job], lambda job, outcomes: None).run(workers)
+        Engine([[job]], lambda job, outcomes: None).run(workers)
     assert idle.closed and broken.closed
