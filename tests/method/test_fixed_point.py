@@ -140,3 +140,24 @@ def test_the_constants_are_those_that_were_measured() -> None:
     assert fixed_point.refinement("fixed point", 4) == fixed_point.FixedPoint(4, 0, 1e-5)
     assert fixed_point.refinement("Anderson", 4) == fixed_point.FixedPoint(4, 2, 1e-5)
     assert fixed_point.refinement("EasyInv", 4) == fixed_point.Averaging(0.05, 0.25)
+
+
+@pytest.mark.parametrize(("image", "wanted"), [
+    (2.0, 4.0),  # |2 - 4| / 2 = 1 is more than |4 - 1| / 4
+    (16.0, 4.0),  # |16 - 4| / 16 is no less
+    (8.0, 8.0),
+])
+def test_an_iteration_that_is_no_better_than_ddims_own_is_left_out(
+    image: float, wanted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """z_k = 1, DDIM makes 4 of it, and of 4 the next image is made."""
+    monkeypatch.setattr(fixed_point, "transfer", lambda *_: torch.full((1, 1, 1, 1), image))
+    levels = schedule.Levels(torch.tensor([1]), torch.tensor([0.9, 0.5], dtype=torch.float64))
+    found = fixed_point.FixedPoint(1)(
+        lambda z, level: z, torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 4.0), 0, levels)
+    assert float(found) == wanted
+
+
+def test_nothing_follows_a_ddim_step_where_nothing_is_asked() -> None:
+    assert fixed_point.refinement("DDIM", 4) is None
+    assert fixed_point.refinement("Anderson", 0) is None

@@ -386,3 +386,12 @@ def test_more_than_a_hundred_steps_are_learnt_at_a_hundredth_of_the_rate() -> No
             model, learning.LearningRun(latents, levels, solver, WITHOUT_MAPS))
         assert found.steps == steps and torch.isfinite(found.latent).all()
         assert {loss.step for loss in found.losses} == set(range(steps))
+
+
+def test_adam_takes_over_every_part_of_a_state() -> None:
+    solver = adam_solver(OneLine())
+    state = {name: torch.full_like(tensor, 3) for name, tensor in solver.state().items()}
+    solver.restore(state)
+    for name, tensor in solver.state().items():
+        assert torch.equal(tensor, state[name]), name
+    assert solver.loss_scale.lowered == 3
