@@ -51,7 +51,8 @@ LOOK = """([left, top, right, bottom, scale]) => {
 BOUNDS = """() => app.graph._groups.map(g => g._bounding ?? [...g.pos, ...g.size])
     .concat(app.graph._nodes.map(n => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]))
     .map(box => [box[0], box[1], box[0] + box[2], box[1] + box[3]])"""
-OURS = """() => app.graph._nodes.filter(n => n.type.startsWith('StyleDiffusion'))
+OURS = """() => app.graph._nodes.filter(n => n.type.startsWith('StyleDiffusion')
+        && !n.inputs?.some(input => input.name === 'prompt' && input.link != null))
     .map(n => [n.type, [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]])"""
 ALONE = """kind => {
     app.graph.clear()
@@ -66,7 +67,8 @@ def main() -> None:
     with browser.page_of("pictures", SETTINGS, viewport=SIZE) as (page, server):
         server.upload_image("example.png", (server.host / "input" / "example.png").read_bytes())
         page.add_style_tag(content=ONLY_THE_GRAPH)
-        for name in sorted(EXAMPLES, key=[OPENS_A_FILE].count):
+        for name in sorted(EXAMPLES, key=lambda name: (bool(examples.models(name)),
+                                                       name == OPENS_A_FILE)):
             print(name, flush=True)
             photograph_graph(page, server, name, shown)
             cards.write_card(server, name)

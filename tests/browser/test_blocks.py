@@ -34,26 +34,25 @@ CONNECTED = """written => {
 }"""
 
 
-def search(window: "Window", words: str) -> Locator:
-    """The block among what the search that a double click opens finds for these words."""
-    page = window.page
-    page.mouse.dblclick(800, 600)
-    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
-    page.keyboard.type(words)
-    found = page.get_by_role("option").filter(has_text=BLOCK)
-    found.wait_for()
-    return found
+def found(window: "Window", words: str) -> Locator:
+    """The block among what the open search finds for these words."""
+    window.page.keyboard.press("Control+a")
+    window.page.keyboard.type(words)
+    block = window.page.get_by_role("option").filter(has_text=BLOCK)
+    block.wait_for()
+    return block
 
 
 @pytest.fixture
 def dropped(workbench: "Window") -> "Window":
-    """A page with nothing but the block."""
+    """A page with nothing but the block, from the search that a double click opens."""
     page = workbench.page
     page.evaluate("() => app.graph.clear()")
     workbench.settle()
-    search(workbench, "image edit")
-    page.keyboard.press("Escape")
-    search(workbench, "prompt to prompt").click()
+    page.mouse.dblclick(800, 600)
+    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+    found(workbench, "image edit")
+    found(workbench, "prompt to prompt").click()
     workbench.settle()
     page.mouse.click(800, 300)
     workbench.until(lambda: page.evaluate("() => app.graph._nodes.length") == 1)
