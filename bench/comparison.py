@@ -64,12 +64,13 @@ PAIRED = ("psnr_inside", "psnr_outside", "structure_distance_judge", "psnr_unmas
 class Difference:
     """A column of a method minus that of another on the same edits.
 
-    `deviation` is the standard deviation of the differences, `error` that of their mean.
+    `deviation` is the standard deviation of the differences. `error` is the standard error of
+    the pictures' means, since edits of one picture go up and down together; None for one picture.
     """
 
     mean: float
     deviation: float
-    error: float
+    error: float | None
     better: int
     count: int
 
@@ -108,14 +109,19 @@ def paired(lines: Sequence[Line], against: str) -> dict[str, dict[str, Differenc
 
 
 def _difference(rows: list[Line], base: Mapping[str, Line], column: Column) -> Difference | None:
-    pairs = [(column.value(line), column.value(base[line["name"]]))
-             for line in rows if line["name"] in base]
-    found = [one - other for one, other in pairs if one is not None and other is not None]
+    by_image: dict[str, list[float]] = {}
+    for line in rows:
+        other = base.get(line["name"], {})
+        one, against = column.value(line), column.value(other)
+        if one is not None and against is not None:
+            by_image.setdefault(str(line["image"]), []).append(one - against)
+    found = [difference for own in by_image.values() for difference in own]
     if not found:
         return None
-    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return Difference(statistics.fmean(found), deviation, deviation / math.sqrt(len(found)),
-                      sum(column.better * value > 0 for value in found), len(found))
+    means = [statistics.fmean(own) for own in by_image.values()]
+    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+    return Difference(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0,
+                      error, sum(column.better * value > 0 for value in found), len(found))
 
 
 def _by_method(lines: Sequence[Line]) -> dict[str, list[Line]]:

@@ -15,6 +15,9 @@ from .comparison import COLUMNS, Column, Line, by_kind, columns_of, paired, show
 
 SIDE, QUALITY = 128, 85
 DECIMALS = {column.name: column.decimals for column in COLUMNS}
+SPREAD = ("The mean difference, plus or minus the standard error of the pictures' means, since "
+          "edits of one picture go up and down together; in brackets the standard deviation of the "
+          "differences, and in how many edits the method is the better one.")
 STYLE = """
 body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:1500px;padding:0 1rem;
 color:#222;background:#fff}
@@ -50,9 +53,8 @@ def page(lines: Sequence[Line], files: Mapping[tuple[str, str], Path],
         f"<!doctype html><meta charset='utf-8'><title>Methods</title><style>{STYLE}</style>",
         f"<h1>Methods side by side</h1><p>{html.escape(said)}</p>",
         "<p>Means over all edits. Click a heading to sort.</p>", _means(lines),
-        f"<h2>Edit by edit, against {html.escape(against)}</h2><p>The mean difference, plus or "
-        "minus its standard error; in brackets the standard deviation of the differences, and in "
-        "how many edits the method is the better one.</p>", _differences(lines, against)]
+        f"<h2>Edit by edit, against {html.escape(against)}</h2><p>{SPREAD}</p>",
+        _differences(lines, against)]
     for name, title in (("psnr_inside", "Inside, dB, by kind of edit"),
                         ("psnr_outside", "Outside, dB, by kind of edit")):
         if any(column.name == name for column in columns_of(lines)):
@@ -103,8 +105,11 @@ def difference_rows(lines: Sequence[Line], against: str) -> tuple[list[str], lis
         texts = []
         for name in names:
             one, digits = row.get(name), DECIMALS[name]
-            texts.append("" if one is None else
-                         f"{one.mean:+.{digits}f} ± {one.error:.{digits}f} "
+            if one is None:
+                texts.append("")
+                continue
+            error = "" if one.error is None else f" ± {one.error:.{digits}f}"
+            texts.append(f"{one.mean:+.{digits}f}{error} "
                          f"({one.deviation:.{digits}f}; {one.better} of {one.count})")
         rows.append([method, *texts])
     return ["method", *(titles[name] for name in names)], rows

@@ -56,9 +56,9 @@ class Engine:
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(LOOK_SECONDS)  # short, so that Ctrl-C is heard
+            with self.changed:
+                while self.left and not self.stopped and any(t.is_alive() for t in threads):
+                    self.changed.wait(LOOK_SECONDS)  # short, so that Ctrl-C is heard
         finally:
             self._stop()
             for worker in workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -159,6 +160,17 @@ def test_what_changed_is_done_again_and_nothing_else(table: Table, tmp_path: Pat
     again = Stub()
     run_of(Table(changed, ()), tmp_path / "out").finish([again])
     assert again.done == Counter(["edit3", "edit5"])
+
+
+def test_a_worker_that_is_waited_for_does_not_hold_up_the_end(table: Table, tmp_path: Path) -> None:
+    class Hopeful(Stub):
+        def recover(self) -> bool:
+            time.sleep(60)
+            return False
+
+    started = time.monotonic()
+    assert run_of(table, tmp_path / "out").finish([Hopeful(lost_at=(1,)), Stub()]) == 0
+    assert time.monotonic() - started < 30
 
 
 def test_an_error_of_ours_ends_the_run_and_closes_the_workers() -> None:

@@ -48,7 +48,8 @@ def test_another_name_is_refused_with_what_can_be_said(name: str, said: str) -> 
 
 
 def line(method: str, name: str, inside: float | None, **more: Any) -> dict[str, Any]:
-    return {"method": method, "name": name, "kind": "colour", "psnr_inside": inside, **more}
+    return {"method": method, "name": name, "image": f"{name[0]}.png", "kind": "colour",
+            "psnr_inside": inside, **more}
 
 
 LINES = [line("a", "1", 10.0, unet_rows_batch=80, edits_in_batch=4), line("a", "2", 12.0),
@@ -68,6 +69,15 @@ def test_differences_are_those_of_the_same_edit() -> None:
     assert (one.mean, one.better, one.count) == (2.0, 2, 2)
     assert one.deviation == pytest.approx(math.sqrt(2))
     assert one.error == pytest.approx(1.0)
+
+
+def test_edits_of_one_picture_count_as_one_in_the_error() -> None:
+    others = [line(method, f"{n // 2}{n}", value) for method, values in {
+        "a": (0.0,) * 4, "b": (1.0, 3.0, 5.0, 7.0)}.items() for n, value in enumerate(values)]
+    one = paired(others, "a")["b"]["psnr_inside"]
+    assert (one.mean, one.count) == (4.0, 4)
+    assert one.error == pytest.approx(2.0)  # of 2 and 6: a deviation of sqrt(8), over sqrt(2)
+    assert paired(others[:2] + others[4:6], "a")["b"]["psnr_inside"].error is None
 
 
 def test_only_edits_that_every_method_has_finished_are_compared() -> None:

@@ -1,4 +1,4 @@
-"""The same edits on a local Ray, one of whose actors is killed in the middle."""
+"""Edits on a local Ray, one of whose actors is killed in the middle of a job."""
 
 from __future__ import annotations
 
@@ -6,49 +6,75 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from demo import drawing, scenes
+from edits import pictures
 from edits.graphs import Settings
 from edits.methods import method
 from edits.ray_workers import MISSING, ray_workers
 from edits.rows import Row, Table
 from edits.running import Run
-from edits.workers import OwnWorker, Start
-from training.trials import TESTS
+from edits.work import Job, Outcome, Picture
+from edits.workers import Start
 
 ray = pytest.importorskip("ray", reason=MISSING)
-SETTINGS = Settings(side=128, steps=8, blend=(0.2, 0.1, 1))
+JOB_SECONDS = 0.5
 
 
-def test_an_actor_that_is_killed_costs_its_row_and_no_picture_changes(tmp_path: Path) -> None:
-    found = []
-    for number, trial in enumerate(TESTS[:6]):
-        path = tmp_path / f"scene{number}.png"
-        drawing.draw(trial.scene).save(path)
-        found.append(Row(f"scene{number}", path, scenes.caption(trial.scene),
-                         scenes.caption(trial.edits[0]), trial.object))
-    table = Table(tuple(found), ())
-    workers = ray_workers("local", 2, Start())
-    calls: list[str] = []
+class Painter:
+    """Stands for a server: takes half a second, and writes down what it began and what it ended."""
+
+    def __init__(self, number: int, start: Start) -> None:
+        self.name, self.log = str(number), Path(start.models)
+
+    def run(self, job: Job) -> list[Outcome]:
+        (entry,), (digest,) = job.entries, job.digests
+        self.say(f"began {entry.row.name}")
+        time.sleep(JOB_SECONDS)
+        data = job.read(entry.row.image)  # travelled with the job
+        self.say(f"ended {entry.row.name}")
+        return [Picture(entry, pictures.png(pictures.opened(data), {"digest": digest}))]
+
+    def say(self, line: str) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{self.name} {line}\n")
+
+    def recover(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.say("closed")
+
+
+def test_an_actor_that_is_killed_costs_its_row_alone_and_nothing_is_done_twice(
+    tmp_path: Path
+) -> None:
+    rows = [Row(f"edit{n}", tmp_path / f"photo{n}.png", "a cat", "a dog") for n in range(8)]
+    for n, row in enumerate(rows):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(row.image)
+    log = tmp_path / "log"
+    log.touch()
+    workers = ray_workers("local", 2, Start(models=str(log)), Painter)
+    killed: list[str] = []
 
     def kill() -> None:
-        while not any((tmp_path / "ray").glob("*.png")):
-            time.sleep(0.1)
-        calls.append("killed")
+        while not killed:
+            killed.extend(line[8:] for line in log.read_text().splitlines() if "0 began" in line)
         ray.kill(workers[0].actor, no_restart=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert Run(table, [method("ddim")], SETTINGS, tmp_path / "ray").finish(workers) == 0
-    killer.join()
-    ray.shutdown()
-    assert calls == ["killed"]
-    assert Run(table, [method("ddim")], SETTINGS, tmp_path / "alone").finish(
-        [OwnWorker(0, Start())]) == 0
-    for row in table.rows:
-        both, one = (np.asarray(Image.open(tmp_path / folder / f"{row.name}.png"))
-                     for folder in ("ray", "alone"))
-        assert np.array_equal(both, one)
+    try:
+        run = Run(Table(tuple(rows), ()), [method("ddim")], Settings(), tmp_path / "out")
+        assert run.finish(workers) == 0
+    finally:
+        killer.join()
+        ray.shutdown()
+    said = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    ended = [line for line in said if line.startswith("ended")]
+    assert sorted(ended) == [f"ended {row.name}" for row in rows]
+    assert [said.count(f"began {row.name}") for row in rows] == [
+        1 + (row.name == killed[0]) for row in rows]
+    for n, row in enumerate(rows):
+        assert Image.open(tmp_path / "out" / f"{row.name}.png").getpixel((0, 0)) == (n, 0, 0)
