@@ -90,7 +90,7 @@ def test_a_graph_has_a_value_for_every_input_that_its_nodes_have_now(
 
 
 def test_every_shipped_graph_has_a_thumbnail_and_an_api_form() -> None:
-    assert len(EXAMPLES) == 14 and set(EXAMPLES) == {
+    assert len(EXAMPLES) == 13 and set(EXAMPLES) == {
         path.stem for path in examples.FOLDER.glob("*.jpg")} == {
         path.stem for path in examples.API.iterdir()}
 
