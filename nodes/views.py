@@ -87,9 +87,6 @@ class ComparisonSheet(io.ComfyNode):
                                 "latent for each edit."),
                 ControlSocket.Input("control", optional=True, tooltip="From P2Plus Controller: the "
                                     "edits are labelled by their prompts."),
-                io.String.Input("labels", multiline=True, default="", optional=True, advanced=True,
-                                tooltip="A name for each edit, one a line, in the place of "
-                                "prompts or numbers."),
             ],
             outputs=[
                 io.Image.Output("sheet", tooltip="One picture with everything on it."),
@@ -100,9 +97,9 @@ class ComparisonSheet(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None, labels: str = ""
+        cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None
     ) -> io.NodeOutput:
-        sheet, report = comparison.compare(image, vae, latent, control, labels)
+        sheet, report = comparison.compare(image, vae, latent, control)
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(sheet, report, ui=shown)
 

@@ -94,6 +94,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
      ("pytest", "-n", "auto", "--dist", "loadfile", "tests/nodes", "-n", "0")),
     (["serve", "--no-browser"], ("development.serve", "--no-browser")),
     (["bench", "edit", "--only", "demo"], ("bench.edit", "--only", "demo")),
+    (["train", "--stage", "vae"], ("training.train", "--stage", "vae")),
 ])
 @pytest.mark.parametrize("place", [None, 1, -1])
 def test_cpu_is_taken_out_of_the_arguments_and_passed_on_in_the_variable(
@@ -106,7 +107,7 @@ def test_cpu_is_taken_out_of_the_arguments_and_passed_on_in_the_variable(
     assert ran == [(*started, "" if place is None else "1")]
 
 
-@pytest.mark.parametrize("command", ["graphs", "locales", "pictures", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["graphs", "locales", "pictures", "evaluate"])
 def test_all_other_commands_keep_to_the_cpu(command: str, ran: list[tuple[Any, ...]]) -> None:
     assert dev.dispatch(command, []) == 0
     assert [run[-1] for run in ran] == ["1"]

@@ -13,8 +13,7 @@ from ..inputs import MODEL_OVERFLOW, decoded, one_picture, require_given, sample
 
 
 def compare(
-    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None,
-    written: str = "",
+    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None
 ) -> tuple[Tensor, str]:
     """(sheet [1, H, W, 3] of source, reconstruction and edits, the decibels in words).
 
@@ -22,7 +21,7 @@ def compare(
     """
     require_given(vae, "VAE", "Load Checkpoint or Load VAE")
     samples = samples_of(latent, "Sample", MODEL_OVERFLOW)
-    labels = edit_labels(len(samples) - 1, control, written)
+    labels = edit_labels(len(samples) - 1, control)
     one_picture(image)  # before the VAE is handed it
     source = vae.vae_encode_crop_pixels(image)[..., :3].float().cpu()
     painted = decoded(vae, samples)
@@ -37,17 +36,11 @@ def compare(
     return sheets.grid(title, "", tiles)[None], report
 
 
-def edit_labels(count: int, control: Control | None, written: str = "") -> list[str]:
-    """A name for each edit: its written line, else its prompt, or its number without a control.
+def edit_labels(count: int, control: Control | None) -> list[str]:
+    """A name for each edit: its prompt, or its number where there is no control.
 
-    Raises ValueError where there is another number of lines, or of targets in the control.
+    Raises ValueError where the control has another number of targets.
     """
-    if lines := [line.strip() for line in written.splitlines() if line.strip()]:
-        if len(lines) != count:
-            raise ValueError(
-                f"the number of lines in labels is {len(lines)}, but the number of edits in the "
-                f"latent, after the reconstruction, is {count}; write one line for each, or none")
-        return lines
     if control is None:
         return [f"edit {i + 1}" for i in range(count)]
     if len(control.targets) != count:
