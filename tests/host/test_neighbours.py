@@ -83,7 +83,10 @@ def by_the_host(model: Any, trajectory: data.Trajectory) -> torch.Tensor:
     """Euler and the host's own guider over the trajectory's levels, without any of our nodes."""
     torch.manual_seed(0)  # as ours: some nodes draw where they tile or merge
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(trajectory.positive, trajectory.negative)
+    net = control_nets.control_net_of(trajectory)
+    held = {} if net is None else {"control": net, "control_apply_to_uncond": False}
+    guider.set_conds(*([(tensor, {**extra, **held}) for tensor, extra in conditioning]
+                       for conditioning in (trajectory.positive, trajectory.negative)))
     guider.set_cfg(GUIDANCE)
     sigmas = trajectory.levels.sampling_sigmas()
     start = vp_to_host(model, trajectory.noise * (1 + sigmas[0] ** 2) ** 0.5)
