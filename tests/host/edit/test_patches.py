@@ -29,7 +29,7 @@ def recorded_embedding(case: dict[str, torch.Tensor]) -> data.ValueEmbedding:
     """Scale and shift of the recorded networks on the recorded image tokens."""
     networks, tables = golden.tensors("editing_networks"), []
     for i in range(5):
-        network = value_embedding.MappingNetwork(197, 64, 64)
+        network = value_embedding.MappingNetwork(197, 64, 64, 154)
         start = f"network.{i}."
         network.load_state_dict(
             {k[len(start):]: v for k, v in networks.items() if k.startswith(start)})
