@@ -34,6 +34,8 @@ def graph(server: Server) -> Prompt:
     """The photo is scaled to 133 x 131, which the VAE crops to 128 x 128."""
     prompt = short(examples.prompt("Demo"))
     scene, encode, decode = (examples.node_of(prompt, kind) for kind in (SCENE, ENCODE, DECODE))
+    invert = prompt[examples.node_of(prompt, "StyleDiffusionDDIMInvert")]
+    invert["inputs"]["prompt"] = "a painting of a brown cat in the city"
     prompt[scene] = {"class_type": "LoadImage", "inputs": {
         "image": server.upload_image("larger.png", photo())}}
     prompt["scaled"] = {"class_type": "ImageScale", "inputs": {
