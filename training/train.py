@@ -2,8 +2,8 @@
 
     python -m training.train [--stage NAME] [--steps N]
 
-Without --stage all that a new model needs, one after another: about nine minutes on an H100, or
-over several sittings on a CPU. Every stage resumes from its last checkpoint, draws its batches from
+Without --stage all that a new model needs, one after another; on a CPU that takes several
+sittings. Every stage resumes from its last checkpoint, draws its batches from
 (seed, step) alone and stops by itself at --steps or after --minutes. COMFYUI_PATH names the ComfyUI
 whose classes are trained.
 """
