@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..stylediffusion.host.control_nets import with_hint
 from ..stylediffusion.host.invert.generation import PictureSettings, generate
-from ..stylediffusion.host.invert.inversion import invert_latent
+from ..stylediffusion.host.invert.inversion import invert_and_watch
 from ..stylediffusion.method.fixed_point import DDIM, INVERSIONS, refinement
 from ..stylediffusion.method.schedule import deeper_steps
 from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket
@@ -78,9 +78,10 @@ class DDIMInvert(io.ComfyNode):
         if better is not None:
             log.warning("%d steps stop short of the noise; %d reach it", steps, better)
         control = with_hint(control_net, control_image, control_strength)
-        return io.NodeOutput(invert_latent(
+        trajectory, heat = invert_and_watch(
             model, clip, latent, prompt, negative_prompt, steps, control,
-            refinement(inversion, iterations)))
+            refinement(inversion, iterations))
+        return io.NodeOutput(trajectory, ui=heat and heat.shown(model, trajectory))
 
 
 def _side(name: str) -> io.Int.Input:

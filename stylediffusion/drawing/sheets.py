@@ -211,8 +211,19 @@ def coloured(heat: Tensor) -> Tensor:
     return torch.lerp(anchors[lower], anchors[lower + 1], (place - lower).unsqueeze(-1))
 
 
+def cover_of(heat: Tensor) -> Tensor:
+    """How much heat [H, W] in 0..1 hides of the picture below it."""
+    return 0.45 + 0.35 * heat
+
+
+def veil(heat: Tensor) -> Image.Image:
+    """Heat [H, W] in 0..1 to be laid over a picture: its colours, as opaque as in `overlaid`."""
+    layer = torch.cat([coloured(heat), cover_of(heat).unsqueeze(-1)], dim=-1)
+    return Image.fromarray((layer * 255).round().byte().cpu().numpy(), "RGBA")
+
+
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
     """Heat [H, W] over a picture, which pales to grey under it and shows through."""
     grey = (picture @ picture.new_tensor(GREY)).unsqueeze(-1)
-    cover = (0.45 + 0.35 * heat).unsqueeze(-1)
+    cover = cover_of(heat).unsqueeze(-1)
     return (1 - cover) * (0.25 * picture + 0.75 * grey) + cover * coloured(heat)

@@ -1,14 +1,16 @@
 """Every template as it opens: whole in the window, large enough to be read, nothing covered."""
 
+import io
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from development.examples import EXAMPLES
 from tests.browser.conftest import MODES, NODES_2
 from tests.browser.test_running import open_short
-from tests.browser.test_words import moved_and_undone
+from tests.browser.test_words import moved_and_undone, panel, show, word
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
@@ -82,7 +84,21 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
     either.said_nothing()
 
 
-def test_after_a_run_no_picture_covers_another_node_and_reports_outlive_an_undo(
+def heat(window: "Window", line: int, text: str) -> tuple[str | None, str | None, bool]:
+    """(caption, heat, whether its colours cover the grey) while the pointer is on a word."""
+    word(window, line, text).first.hover()
+    shown = panel(window).locator("figure")
+    shown.wait_for(state="visible", timeout=3000)
+    window.page.wait_for_function("""figure => [...figure.querySelectorAll('img')]
+        .every(image => image.complete)""", arg=shown.element_handle())
+    picture = Image.open(io.BytesIO(shown.locator("div").screenshot())).convert("HSV")
+    vivid = picture.getchannel("S").getextrema()[1] > 100
+    window.page.mouse.move(0, 300)
+    return (shown.locator("figcaption").text_content(),
+            shown.locator("img").nth(1).get_attribute("src"), vivid)
+
+
+def test_after_a_run_no_picture_covers_another_node_reports_outlive_an_undo_and_words_show_heat(
     either: "Window"
 ) -> None:
     open_short(either)
@@ -95,3 +111,11 @@ def test_after_a_run_no_picture_covers_another_node_and_reports_outlive_an_undo(
     assert [report.is_visible() for report in said] == [True, True]
     moved_and_undone(either)
     assert [report.is_visible() for report in said] == [True, True]
+    show(either)
+    seen = [heat(either, line, text) for line, text in (
+        (0, "brown"), (0, "orange"), (0, "city"), (1, "cat"))]
+    assert [caption for caption, *_ in seen] == [
+        f"Where “{text}” looks, half-way through the inversion"
+        for text in ("brown", "brown", "city", "cat")]
+    assert len({address for _, address, _ in seen}) == 3 and all(vivid for *_, vivid in seen)
+    assert panel(either).locator("figure").is_hidden()

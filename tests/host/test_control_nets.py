@@ -19,10 +19,10 @@ from stylediffusion_pack.stylediffusion.host import control_nets, inversions
 from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
+from stylediffusion_pack.stylediffusion.host.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host, vp_to_k
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.views import heatmaps, tau_sweep
-from stylediffusion_pack.stylediffusion.host.views.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,

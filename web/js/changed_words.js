@@ -1,7 +1,7 @@
 // On P2Plus Controller: which words each target changes, what is wrong, words picked with a click,
 // and a preset for the taus.
 import { app } from "../../../scripts/app.js"
-import { pickWord, readTexts, shownBy } from "./controller.js"
+import { heatOf, pickWord, readTexts, shownBy } from "./controller.js"
 import { LISTED } from "./mistakes.js"
 import { TAUS } from "./notation.js"
 import { MARGIN, Panel } from "./panel.js"
@@ -16,6 +16,7 @@ const OURS = /^StyleDiffusion/
 const WATCHED = ["targets", "mode", "prompt", ...LISTED, ...TAUS, ...CAPTIONED]
 
 const panels = new WeakMap()
+const outputs = new WeakMap()
 
 const refresh = (node) => {
   if (!node.graph || !panels.has(node)) return // a copy on the clipboard, or on its way elsewhere
@@ -30,6 +31,10 @@ const refresh = (node) => {
 }
 
 const refreshAll = () => everyNode(app.graph).forEach(refresh)
+
+// What a node gave when it last ran; inside a subgraph what it gave since the page was opened.
+const outputOf = (node) => node && (outputs.get(node) ??
+  (node.graph === app.graph ? app.nodeOutputs[node.id] : undefined))
 
 // After an undo the nodes are new ones, and what they gave is still known.
 const showAll = () => {
@@ -54,7 +59,7 @@ const addPanel = (node) => {
   const panel = new Panel((key, isOther) => {
     const name = isOther ? PICKED.find((other) => other !== panel.pick) : panel.pick
     pickWord(node, readTexts(node), key, name)
-  }, () => node.setDirtyCanvas(true, true))
+  }, (key) => heatOf(node, readTexts(node), key, outputOf), () => node.setDirtyCanvas(true, true))
   const widget = node.addDOMWidget("changed_words", `changed_words_${made++}`, panel.element, {
     serialize: false,
     margin: MARGIN,
@@ -92,7 +97,10 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) extend(node)
-    chain(node, "onExecuted", (output) => showReport(node, output))
+    chain(node, "onExecuted", (output) => {
+      outputs.set(node, output)
+      showReport(node, output)
+    })
     for (const widget of node.widgets ?? []) {
       if (isWatched(node, widget)) chain(widget, "callback", () => refreshAll())
     }

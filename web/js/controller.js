@@ -4,7 +4,7 @@ import { compared } from "./comparing.js"
 import { LISTED, mistakesIn, mistakesInTargets, repeats } from "./mistakes.js"
 import { pieces } from "./notation.js"
 import { PICKED, factorOf, marksOf, toggled } from "./picking.js"
-import { boxOf, sourcePrompt, textOf, widgetOf, write } from "./reading.js"
+import { boxOf, sourcePrompt, textOf, trajectoryOf, widgetOf, write } from "./reading.js"
 import { say } from "./texts.js"
 import { targetsOf, wordsOf } from "./words.js"
 
@@ -88,4 +88,29 @@ export const pickWord = (node, { prompt, targets, lists }, key, name) => {
   if (!box) return
   write(app.canvas,
     [[box, toggled(name, lists[name] ?? "", texts.length, Number(line), words, Number(i))]])
+}
+
+// Which word of the source a word of the panel is, or stands for under replace; null if none.
+const sourceWord = (source, target, mode, side, i) => {
+  if (side === "source") return i
+  const { parts, replaces } = compared(source, target, mode)
+  if (replaces) return i
+  let at = 0
+  for (const [kind, , place] of parts) {
+    if (kind === "same" && place === i) return at
+    if (kind !== "ins") at++
+  }
+  return null
+}
+
+// { picture, heat, word } of a word, as the node that made the trajectory saw it; null if unknown.
+export const heatOf = (node, { prompt, targets, mode }, key, outputOf) => {
+  const [line, side, i] = key.split(" ")
+  const seen = outputOf(trajectoryOf(node))?.word_heat?.[0]
+  if (!seen || !prompt || seen.prompt !== prompt) return null
+  const text = targetsOf(targets, prompt)[line]
+  const [source, target] = [prompt, text].map((each) => ({ text: each, words: wordsOf(each) }))
+  const place = sourceWord(source, target, mode, side, Number(i))
+  const heat = place === null ? null : seen.heats[place]
+  return heat ? { picture: seen.picture, heat, word: source.words[place] } : null
 }

@@ -1,5 +1,6 @@
 // The words panel: a row for each target, what is wrong with it, and what a click on a word does.
 import { shortened } from "./comparing.js"
+import { HEAT_STYLE, Heat } from "./heat.js"
 import { say } from "./texts.js"
 
 const ROW = 16
@@ -105,18 +106,27 @@ const bar = (picks, pick) => {
 }
 
 export class Panel {
-  // onPick(key, other) for a click on a word, where `other` is true with the shift key held.
-  constructor(onPick, onHeight) {
+  // onPick(key, other) for a click on a word, where `other` is true with the shift key held;
+  // heatOf(key) is where a word looked, if that is known.
+  constructor(onPick, heatOf, onHeight) {
     this.element = element("div", "", "stylediffusion-words")
     this.content = element("div", "", "content")
-    this.element.append(element("style", STYLE), this.content)
+    this.heat = new Heat()
+    this.element.append(element("style", STYLE + HEAT_STYLE), this.content, this.heat.element)
     this.element.style.display = "none"
     this.onPick = onPick
+    this.heatOf = heatOf
     this.pick = "blend_words"
     this.whole = new Set()
     this.height = 0
     this.element.addEventListener("click", (event) => this.act(event))
     this.element.addEventListener("keydown", (event) => this.key(event))
+    for (const kind of ["pointerover", "focusin"]) {
+      this.content.addEventListener(kind, (event) => this.look(event.target))
+    }
+    for (const kind of ["pointerleave", "focusout"]) {
+      this.content.addEventListener(kind, () => this.heat.hide())
+    }
     new ResizeObserver(() => this.measure(onHeight)).observe(this.content)
   }
 
@@ -125,6 +135,7 @@ export class Panel {
   draw(shown) {
     this.shown = shown
     const { lines, mistakes, markOf, picks } = shown
+    this.heat.hide()
     const focused = this.content.contains(document.activeElement) ? document.activeElement : null
     const rows = mistakes.map(mistake)
     rows.push(...lines.flatMap((line, i) =>
@@ -154,6 +165,12 @@ export class Panel {
 
   buttons() {
     return [...this.content.querySelectorAll("[role=button]")]
+  }
+
+  look(at) {
+    const seen = at.dataset.key && this.heatOf(at.dataset.key)
+    if (seen) this.heat.show(seen, at, this.element)
+    else this.heat.hide()
   }
 
   act(event) {

@@ -57,10 +57,13 @@ export const textOf = (node, name) => {
   return from?.comfyClass === "StyleDiffusionDemoScene" ? captionOf(from) : null
 }
 
-// The prompt of the node that made the trajectory.
+// The node that made the trajectory; undefined where the graph does not tell.
+export const trajectoryOf = (node) => originOf(node, slotOf(node, "trajectory"))?.node
+
+// That node's prompt.
 export const sourcePrompt = (node) => {
-  const origin = originOf(node, slotOf(node, "trajectory"))
-  return origin?.node ? textOf(origin.node, "prompt") : null
+  const from = trajectoryOf(node)
+  return from ? textOf(from, "prompt") : null
 }
 
 // Give widgets new values as a person does: in one step that can be undone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,29 +16,49 @@ from torch import Tensor
 
 from ...method.data import Conditioning, Trajectory
 from ...method.ddim import Refine, invert
-from ...method.layers import AttentionLayer
+from ...method.layers import AttentionLayer, supervising_layers
 from ...method.schedule import Levels, make_levels
 from .. import text_encoder
-from ..attention import LayerFinder, uncompiled, with_patch
+from ..attention import LayerFinder, occupied, uncompiled, with_patch, with_replacements
 from ..caching import Asked, may_cache
 from ..control_nets import ControlledTrajectory, under
+from ..heat import PromptHeat
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
 from ..latent_units import vp_to_k
 from ..model import ModelPatcher, fingerprint, require_own_prompts, training_alphas
 from ..stage import Stage, on_stage
+from .word_heat import WordHeat, word_columns
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """A whole VP trajectory fp32 [N + 1, C, h, w], clean end first, and the UNet's layers."""
+    """A whole VP trajectory fp32 [N + 1, C, h, w], clean end first, and the UNet's layers.
+
+    `heat` [words, h, w] is where words look half-way, if that was asked for and could be seen.
+    """
 
     latents: Tensor
     layers: tuple[AttentionLayer, ...]
+    heat: Tensor | None = None
 
 
 def finding(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
     """A copy of model options under which a finder sees every layer, even of a compiled model."""
     return with_patch(uncompiled(model_options), "attn2_patch", finder.patch)
+
+
+def watching(
+    model_options: dict[str, Any], layers: Iterable[AttentionLayer], latent_vp: Tensor,
+    heat: PromptHeat,
+) -> dict[str, Any]:
+    """A copy of model options under which words are watched in the supervising layers.
+
+    Where another node has replaced a layer, what it does stays as it is, unseen.
+    """
+    watched = supervising_layers(tuple(layers), *latent_vp.shape[-2:])
+    taken = occupied(model_options, watched)
+    free = tuple(layer for layer in watched if layer not in taken)
+    return uncompiled(with_replacements(model_options, free, heat.replacement))
 
 
 def require_unet(model: ModelPatcher | None) -> None:
@@ -97,6 +118,16 @@ def invert_latent(
     `refine` makes each step more exact (`fixed_point.py: refinement`). Raises ValueError for a
     model or a latent that cannot be inverted, and for an empty prompt.
     """
+    return invert_and_watch(
+        model, clip, latent, prompt, negative_prompt, steps, control_net, refine)[0]
+
+
+def invert_and_watch(
+    model: ModelPatcher, clip: Any, latent: dict[str, Any] | None, prompt: str,
+    negative_prompt: str, steps: int, control_net: ControlBase | None = None,
+    refine: Refine | None = None,
+) -> tuple[Trajectory, WordHeat | None]:
+    """`invert_latent`, and where each word looked half-way; None where that could not be seen."""
     require_unet(model)
     samples = require_one_image(latent)
     require_own_latent(model, samples)
@@ -111,36 +142,51 @@ def invert_latent(
     positive, negative = (text_encoder.encode(clip, words) for words in (prompt, negative_prompt))
     require_own_prompts(model, positive, negative)
     identity = fingerprint(model)
-    inversion = run_inversion(model, samples, under(control_net, positive), levels, refine)
+    columns = word_columns(text_encoder.tokenize(clip, prompt))
+    inversion = run_inversion(
+        model, samples, under(control_net, positive), levels, refine, columns)
     parts = (inversion.latents, levels, prompt, negative_prompt, positive, negative,
              inversion.layers, identity)
-    return Trajectory(*parts) if control_net is None else ControlledTrajectory(*parts, control_net)
+    trajectory = (
+        Trajectory(*parts) if control_net is None else ControlledTrajectory(*parts, control_net))
+    heat = inversion.heat
+    return trajectory, None if heat is None else WordHeat(prompt, heat)
 
 
 def run_inversion(
     model: ModelPatcher, samples: Tensor, positive: Conditioning, levels: Levels,
-    refine: Refine | None = None,
+    refine: Refine | None = None, columns: Tensor | None = None,
 ) -> Inversion:
-    """Walk the samples [1, C, h, w] of a LATENT upward on the host's stage, at guidance 1."""
+    """Walk the samples [1, C, h, w] of a LATENT upward on the host's stage, at guidance 1.
+
+    The heat of `columns` [T, words] is seen on the way.
+    """
+    heat = None if columns is None else PromptHeat(
+        columns, range(levels.steps), 0, None, levels.steps, model.load_device)
     inversions: list[Inversion] = []
     on_stage(
         model, positive, positive, levels.sigmas.to(torch.float32), samples,
-        lambda stage: inversions.append(_inverted(stage, levels, refine)),
+        lambda stage: inversions.append(_inverted(stage, levels, refine, heat)),
         callback=latent_preview.prepare_callback(model, levels.steps))
     return inversions[0]
 
 
-def _inverted(stage: Stage, levels: Levels, refine: Refine | None) -> Inversion:
+def _inverted(
+    stage: Stage, levels: Levels, refine: Refine | None, heat: PromptHeat | None
+) -> Inversion:
     finder, x0, model = LayerFinder(), stage.latent_vp, stage.guider.model_patcher
     counted = Asked(stage.model_options) if may_cache(model) else None
     plain = stage.model_options if counted is None else counted.options
     probing = finding(plain, finder)
+    half_way = levels.steps // 2 + 1
 
     def predict_noise(latent_vp: Tensor, level: int) -> Tensor:
         nonlocal x0
         sigma = float(stage.sigmas[level])
         latent_k = vp_to_k(latent_vp, sigma)
         options = probing if level == 1 else plain
+        if heat is not None and level == half_way > 1:  # the first finds the layers
+            options = watching(plain, finder.layers.values(), latent_vp, heat)
         with nullcontext() if counted is None else counted.at(model, level, levels.steps):
             x0 = stage.denoised(latent_k, stage.sigmas[level], options)
         return (latent_k - x0) / sigma
@@ -150,4 +196,5 @@ def _inverted(stage: Stage, levels: Levels, refine: Refine | None) -> Inversion:
             stage.callback(k, x0, latent_vp, levels.steps)
 
     latents = invert(predict_noise, stage.latent_vp, levels, after_step, refine)
-    return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()))
+    seen = None if heat is None or heat.sums is None else heat.sums.cpu()
+    return Inversion(latents.to("cpu", torch.float32), tuple(finder.layers.values()), seen)

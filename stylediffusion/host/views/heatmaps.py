@@ -6,10 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.utils
-import latent_preview
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ...drawing import sheets
@@ -26,11 +23,10 @@ from ..attention import uncompiled, with_replacements
 from ..control_nets import control_net_of, under
 from ..edit.request import Edit
 from ..edit.sampling import sample_edits
+from ..heat import PromptHeat, background
 from ..inputs import one_picture
 from ..latent_units import vp_to_host, vp_to_k
-from ..model import ModelPatcher
 from ..stage import Stage, on_stage
-from .heat import PromptHeat
 
 
 @dataclass(frozen=True)
@@ -183,16 +179,3 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
             f"{columns} x {rows}, another shape; connect the picture that was inverted, or none"
         )
     return picture
-
-
-def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
-    """The clean latent in the colours of the host's previews, at the picture's size; or grey."""
-    form = model.get_model_object("latent_format")
-    height, width = (n * form.spacial_downscale_ratio for n in trajectory.latents.shape[-2:])
-    if form.latent_rgb_factors is None:
-        return torch.full((height, width, 3), 0.5)
-    previewer = latent_preview.Latent2RGBPreviewer(
-        form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape)
-    seen = sheets.picture_of(previewer.decode_latent_to_preview(trajectory.latents[:1].clone()))
-    smooth = F.interpolate(rearrange(seen, "h w c -> 1 c h w"), (height, width), mode="bilinear")
-    return rearrange(smooth, "1 c h w -> h w c")

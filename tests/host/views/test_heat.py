@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from stylediffusion_pack.stylediffusion.host import heat
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_alphas
-from stylediffusion_pack.stylediffusion.host.views import heat, heatmaps
+from stylediffusion_pack.stylediffusion.host.views import heatmaps
 from stylediffusion_pack.stylediffusion.method import (
     alignment,
     data,

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import latent_preview
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ...method.data import CONDITIONAL
-from ...method.layers import AttentionLayer
-from ...method.prompt_to_prompt import Control, repeated
-from ..attention import (
+from ..drawing import sheets
+from ..method.data import CONDITIONAL, Trajectory
+from ..method.layers import AttentionLayer
+from ..method.prompt_to_prompt import Control, repeated
+from .attention import (
     AttentionReplacement,
     ExtraOptions,
     branch_rows,
@@ -23,6 +26,7 @@ from ..attention import (
     on_grid,
     sampling_step,
 )
+from .model import ModelPatcher
 
 
 def column_sums(q: Tensor, k: Tensor, columns: Tensor, extra: ExtraOptions) -> Tensor:
@@ -94,3 +98,16 @@ class PromptHeat:
             own = self.through_target[step : step + 1]
             columns = columns + column_sums(q[row], k[row], own, extra)
         return columns[0]
+
+
+def background(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
+    """The clean latent in the colours of the host's previews, at the picture's size; or grey."""
+    form = model.get_model_object("latent_format")
+    height, width = (n * form.spacial_downscale_ratio for n in trajectory.latents.shape[-2:])
+    if form.latent_rgb_factors is None:
+        return torch.full((height, width, 3), 0.5)
+    previewer = latent_preview.Latent2RGBPreviewer(
+        form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape)
+    seen = sheets.picture_of(previewer.decode_latent_to_preview(trajectory.latents[:1].clone()))
+    smooth = F.interpolate(rearrange(seen, "h w c -> 1 c h w"), (height, width), mode="bilinear")
+    return rearrange(smooth, "1 c h w -> h w c")
