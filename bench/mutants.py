@@ -33,7 +33,7 @@ NEAREST = {
     "method/adam": ["method/learning"], "method/alignment": ["prompts/positions"],
     "method/data": [], "method/ddim": ["method/fixed_point"], "method/edit_plan": [],
     "method/fixed_point": [], "method/layers": ["method/data"], "method/lbfgs": [],
-    "method/learning": [], "method/local_blend": [], "method/loss_scale": [],
+    "method/learning": ["method/learning_together"], "method/local_blend": [], "method/loss_scale": [],
     "method/preconditioner": [],
     "method/prompt_to_prompt": ["method/edit_plan", "method/sweep"],
     "method/quasi_newton": ["method/learning", "method/learning_together"], "method/schedule": [],
