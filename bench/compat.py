@@ -2,8 +2,8 @@
 
     python -m bench.compat [--json FILE] [--only families|sizes|neighbours|full]
 
-Everything runs on small models of random weights but `full`, which writes a checkpoint of Stable
-Diffusion 1.5's shape to a temporary folder and loads it with the host's own loader.
+Everything runs on small models of random weights but `full`, which writes checkpoints of Stable
+Diffusion 1.5's and SDXL's shape to a temporary folder and loads them with the host's own loader.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from . import families, full_shape, next_to
 from .chain import STEPS, Chain, Verdict, apart
 
-GIB, NEEDED = 2**30, 12
+GIB, NEEDED = 2**30, {"SD1.5": 12, "SDXL": 18}
 PARTS = ("families", "sizes", "neighbours", "full")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = families.Family("attention at 1/4 only", families.known.SD15, {
@@ -156,17 +156,20 @@ def of_neighbours(names: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def of_full_shape() -> dict[str, Any]:
-    """Stable Diffusion 1.5's own shape through Load Checkpoint, fp16 weights in the file."""
-    free = psutil.virtual_memory().available / GIB
-    if free < NEEDED:
-        print(f"full shape is skipped: {free:.0f} GiB of memory are free, {NEEDED} needed")
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        model, clip = full_shape.loaded(Path(folder))
-        row = Chain(model, clip, steps=2, latent=(16, 16)).run()
-    print(f"SD1.5 at full shape, weights as {model.model_dtype()}: {shown(row)}", flush=True)
-    return shown(row)
+def of_full_shape(names: list[str] | None) -> dict[str, Any]:
+    """Models of released shape through the host's checkpoint loader, fp16 weights in the file."""
+    found: dict[str, Any] = {}
+    for name in names or full_shape.SHAPES:
+        free = psutil.virtual_memory().available / GIB
+        if free < NEEDED[name]:
+            print(f"{name} is skipped: {free:.0f} GiB of memory are free, {NEEDED[name]} needed")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            model, clip = full_shape.loaded(Path(folder), name)
+            row = Chain(model, clip, steps=2, latent=(16, 16)).run()
+        found[name] = shown(row)
+        print(f"{name} at full shape, computed in {model.model_dtype()}: {shown(row)}", flush=True)
+    return found
 
 
 def main() -> None:
@@ -174,12 +177,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench compat", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--only", choices=PARTS, nargs="*")
-    parser.add_argument("--named", nargs="*", help="of families and other nodes only these")
+    parser.add_argument("--named", nargs="*", help="only these families, nodes or shapes")
     chosen = parser.parse_args(subjects.own_arguments)
     logging.disable(logging.WARNING)
     comfy.utils.PROGRESS_BAR_ENABLED = False
     parts = {"families": lambda: of_families(chosen.named), "sizes": of_sizes,
-             "neighbours": lambda: of_neighbours(chosen.named), "full": of_full_shape}
+             "neighbours": lambda: of_neighbours(chosen.named),
+             "full": lambda: of_full_shape(chosen.named)}
     numbers: dict[str, Any] = {}
     print(f"on {subjects.device_name()}", flush=True)
     for part in chosen.only or PARTS:

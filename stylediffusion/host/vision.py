@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..prompts.quoting import quoted
+from .inputs import pictures_of
 
 FOLDER = "clip_vision"
 EMBEDDINGS = "vision_model.embeddings."
@@ -36,7 +37,7 @@ def image_tokens(clip_vision: Any, image: Tensor) -> Tensor:
 
     The host leaves that norm out of CLIP's tokens, but not out of SigLIP's and DINOv2's.
     """
-    if len(image) > 1:
+    if len(pictures_of(image)) > 1:
         raise ValueError(f"image holds {len(image)} pictures, but one is learnt; pick one of them")
     hidden = clip_vision.encode_image(image, crop=False)["last_hidden_state"]
     tower: Any = getattr(clip_vision.model, "vision_model", None)

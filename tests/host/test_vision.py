@@ -1,6 +1,7 @@
 """Vision towers: tokens by a textbook transformer, shapes read from the file, foreign files."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,11 @@ def test_tokens_of_the_hosts_other_towers_went_through_their_last_norm_once(
 def test_several_pictures_are_an_error() -> None:
     with pytest.raises(ValueError, match="image holds 3 pictures"):
         vision.image_tokens(None, torch.zeros(3, 8, 8, 3))
+
+
+@pytest.mark.parametrize("shape", [(1,), (8, 8, 3), (1, 8, 8, 2), (1, 0, 8, 3), (0, 8, 8, 3)])
+def test_what_is_no_picture_in_colour_is_an_error_that_says_its_shape(
+    shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"the image has shape {shape}, but pictures")):
+        vision.image_tokens(None, torch.zeros(shape))

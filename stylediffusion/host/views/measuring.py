@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...measures import dino, perceptual, table, text_agreement
+from ..inputs import mask_of, pictures_of
 from ..vision import tower_config
 
 log = logging.getLogger("stylediffusion")
@@ -209,8 +210,12 @@ def measure_edit(
 
     Raises ValueError for pictures, masks or prompts that do not go together.
     """
+    source = "a picture of Load Image or VAE Decode"
     compared = table.Compared(
-        reference, edit, mask, looked_at, _lines(prompt), _lines(source_prompt))
+        pictures_of(reference, "reference", source), pictures_of(edit, "edit", source),
+        None if mask is None else mask_of(mask),
+        None if looked_at is None else mask_of(looked_at, "looked_at"),
+        _lines(prompt), _lines(source_prompt))
     wanted = table.needed_networks(compared)
     built, missing = networks(wanted) if with_networks else (
         {}, dict.fromkeys(wanted, "networks is off"))

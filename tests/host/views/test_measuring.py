@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,33 @@ def test_a_damaged_file_is_named(folders: dict[str, Path]) -> None:
 def test_prompts_are_one_for_all_or_one_for_each() -> None:
     with pytest.raises(ValueError, match="prompt has 2 lines, but 3 pictures are compared"):
         measuring.measure_edit(pictures(1), pictures(2, 3), None, None, "a\nb", "", False)
+
+
+@pytest.mark.parametrize("shape", [(1,), (8, 8, 3), (1, 8, 8, 1), (1, 0, 8, 3), (0, 8, 8, 3)])
+@pytest.mark.parametrize("place", ["reference", "edit"])
+def test_what_is_no_picture_in_colour_is_an_error_that_says_its_shape(
+    shape: tuple[int, ...], place: str
+) -> None:
+    given = {"reference": pictures(1), "edit": pictures(2), place: torch.zeros(shape)}
+    with pytest.raises(ValueError, match=re.escape(f"the {place} has shape {shape}, but pict")):
+        measuring.measure_edit(given["reference"], given["edit"], None, None, "", "", False)
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (0, 8, 8)])
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_mask_is_an_error_that_says_its_shape(
+    shape: tuple[int, ...], place: int
+) -> None:
+    masks: list[torch.Tensor | None] = [None, None]
+    masks[place] = torch.zeros(shape)
+    name = ("mask", "looked_at")[place]
+    with pytest.raises(ValueError, match=re.escape(f"the {name} has shape {shape}, but a mask")):
+        measuring.measure_edit(pictures(1), pictures(2), *masks, "", "", False)
+
+
+def test_a_mask_without_a_count_is_one_mask() -> None:
+    half = torch.zeros(64, 64).index_fill(0, torch.arange(32), 1)
+    alone, counted = (
+        measuring.measure_edit(pictures(1), pictures(2), mask, None, "", "", False).report
+        for mask in (half, half[None]))
+    assert alone == counted and "unmasked" in alone
