@@ -114,3 +114,16 @@ def test_an_embedding_of_another_walk_of_the_picture_is_a_warning(
     other = torch.cat([noise[:2], noise[2:] + 0.1])
     data.require_own_embedding(replace(trajectory(), latents=other), own)
     assert "null text was learnt on another inversion of the same picture" in caplog.text
+
+
+def test_the_loss_that_was_minimised_is_the_sum_of_both() -> None:
+    assert data.InnerLoss(step=0, inner=0, latent=0.5, attention=0.25).total == 0.75
+
+
+@pytest.mark.parametrize(("found", "wanted", "off"), [
+    ([3.0, 4.5], [3.0, 4.0], 0.1), ([0.3, 0.4], [0.0, 0.0], 0.5e12), ([2.0, 0.0], [1.0, 0.0], 1.0)])
+def test_a_relative_difference_is_the_distance_over_the_length_of_what_was_wanted(
+    found: list[float], wanted: list[float], off: float
+) -> None:
+    assert data.relative_difference(torch.tensor(found), torch.tensor(wanted)) == pytest.approx(
+        off, rel=1e-5)
