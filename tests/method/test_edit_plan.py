@@ -151,10 +151,10 @@ NEVER = Window(0, 0)
 WORDS = WordMasks(torch.tensor([0.0, 1, 0, 0, 0]), torch.tensor([0.0, 1, 1, 0, 0]))
 
 
-def held(tau: str, *targets: Target) -> Control:
+def held(tau: str, *targets: Target, window: Window = Window(0, 1)) -> Control:
     """A control whose windows are all empty but one."""
     taus = ("tau_v", "tau_c", "tau_s", "tau_u")
-    return Control("", targets, *(Window(0, 1) if name == tau else NEVER for name in taus))
+    return Control("", targets, *(window if name == tau else NEVER for name in taus))
 
 
 def prompts(steps: int = STEPS) -> PromptEmbedding:
@@ -167,6 +167,7 @@ def prompts(steps: int = STEPS) -> PromptEmbedding:
     (held("none", REPLACED), None, False), (held("tau_c", REPLACED), None, True),
     (held("tau_s", REPLACED), None, True), (held("tau_u", REPLACED), None, True),
     (held("none", replace(REPLACED, blend=WORDS)), None, True),
+    (held("tau_s", REPLACED, window=Window(0.5, 0.8)), None, True),
 ])
 def test_a_plan_is_active_where_any_step_does_anything(
     chosen: Control | None, embedding: PromptEmbedding | None, active: bool
