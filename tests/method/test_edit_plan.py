@@ -147,11 +147,11 @@ def test_steps_at_which_nothing_holds_change_no_row() -> None:
         assert not plan.phases[step].injects_self and not plan.phases[step].injects_cross
 
 
-NEVER = Window(0, 0)
+NEVER, ALWAYS = Window(0, 0), Window(0, 1)
 WORDS = WordMasks(torch.tensor([0.0, 1, 0, 0, 0]), torch.tensor([0.0, 1, 1, 0, 0]))
 
 
-def held(tau: str, *targets: Target, window: Window = Window(0, 1)) -> Control:
+def held(tau: str, *targets: Target, window: Window = ALWAYS) -> Control:
     """A control whose windows are all empty but one."""
     taus = ("tau_v", "tau_c", "tau_s", "tau_u")
     return Control("", targets, *(window if name == tau else NEVER for name in taus))
