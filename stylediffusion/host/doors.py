@@ -31,6 +31,9 @@ SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type 
     "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", Embedding),
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
 }
+SHAPES = {  # the fewest dimensions, and what has them
+    "IMAGE": (4, "an image, of shape (count, height, width, channels)"),
+    "MASK": (2, "a mask, of shape (count, height, width)")}
 LONGEST_SHOWN = 60
 CHECKS = "checks_inputs"
 
@@ -124,6 +127,12 @@ def _require_kind(wanted: Any, value: Any) -> None:
     if not fits:
         raise ValueError(
             f"the {wanted.id} is of another kind ({type(value).__name__}); connect {source}")
+    if kind in SHAPES:
+        least, shape = SHAPES[kind]
+        if value.ndim < least:
+            raise ValueError(
+                f"the {wanted.id} has shape {tuple(value.shape)}, but {shape}, is needed; connect "
+                f"{source}")
 
 
 def _shown(value: Any) -> str:

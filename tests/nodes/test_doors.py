@@ -30,7 +30,8 @@ def fitting(wanted: Any) -> Any:
     kind = wanted.get_io_type()
     if kind in doors.SOURCES:
         trait = doors.SOURCES[kind][1]
-        found = {"LATENT": {}, "IMAGE": torch.zeros(1), "MASK": torch.zeros(1)}.get(kind)
+        found = {"LATENT": {}, "IMAGE": torch.zeros(1, 1, 1, 3),
+                 "MASK": torch.zeros(1, 1)}.get(kind)
         if found is None:
             if isinstance(trait, str):
                 return SimpleNamespace(**{trait: 1})
@@ -106,6 +107,20 @@ def test_an_empty_or_foreign_socket_is_named_with_what_to_connect(node: Any, wan
     assert " is None" in said and "onnect " in said
     said = refused(node, wanted, "x")
     assert said.startswith(f"the {wanted.id} is of another kind (str); connect ")
+
+
+SHAPED = [(n, w) for n, w in EVERY if w.get_io_type() in doors.SHAPES]
+
+
+@pytest.mark.parametrize(
+    ("node", "wanted"), SHAPED, ids=[f"{n.__name__}.{w.id}" for n, w in SHAPED])
+def test_a_tensor_of_too_few_dimensions_is_named_with_its_shape(node: Any, wanted: Any) -> None:
+    least = {"IMAGE": 4, "MASK": 2}[wanted.get_io_type()]
+    for dimensions in range(least):
+        shape = (3,) * dimensions
+        assert refused(node, wanted, torch.zeros(shape)).startswith(
+            f"the {wanted.id} has shape {shape}, but a")
+    doors.require_fit(wanted, torch.zeros((3,) * least))
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), 1, True, 0.0])
