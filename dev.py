@@ -58,7 +58,7 @@ at once. An interrupted set-up is repaired by the next command.
 MODULES = {
     "demo": "training.demo", "test": "pytest", "serve": "development.serve",
     "lint": "development.checks", "graphs": "development.graphs",
-    "locales": "development.locales", "pictures": "development.pictures", "train": "training.train",
+    "locales": "development.locales", "pictures": "gallery.pictures", "train": "training.train",
     "evaluate": "training.evaluate", "edits": "edits",
 }
 BENCHES = {name: f"bench.{name}" for name in (

@@ -21,7 +21,6 @@ import folder_paths
 
 from development.environment import ensure
 from development.server import Server
-from tests.bases import base_directory
 
 Work = Callable[[], Any]
 TARGETS = ("a painting of a {} car in the {}", ("blue", "green", "pink", "orange", "white"),
@@ -180,7 +179,7 @@ def _in_folders(user: Path, output: Path) -> Iterator[None]:
 def queue(count: int) -> dict[str, Any]:
     """Edits queued at a real server one after another: its memory, and the files it leaves."""
     environment = ensure()
-    base = base_directory(environment, "abuse")
+    base = environment.base_directory("abuse")
     for folder in ("output", "temp", "user/stylediffusion"):
         shutil.rmtree(base / folder, ignore_errors=True)
         (base / folder).mkdir(parents=True)

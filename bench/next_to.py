@@ -15,7 +15,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from tests import neighbours
+from reference import neighbours
 
 from .chain import SOURCE, Chain, Verdict, apart
 

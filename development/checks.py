@@ -10,7 +10,7 @@ from .environment import Environment, ensure
 from .places import PACK_NAME, ROOT
 
 PACK_ROOMS = ("stylediffusion", "nodes", "demo")
-TOOL_FILES = ("dev.py", "development", "bench", "edits", "reference", "training")
+TOOL_FILES = ("dev.py", "development", "bench", "edits", "gallery", "reference", "training")
 
 
 def run(environment: Environment) -> int:

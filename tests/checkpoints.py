@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 from safetensors.torch import save_file
 
-from demo import loading
+from reference.models import randomized, vae_tensors
 
 # As in Stable Diffusion 1.5 but for depth: one block a level, two levels of one width.
 UNET = {
@@ -26,21 +26,6 @@ UNET = {
 PATCHED = "middle_block.1.transformer_blocks.0.attn2.to_v"
 
 
-def randomized(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Small random weights of a module's shapes, in half precision."""
-    generator, state = torch.Generator().manual_seed(4), {}
-    for name, tensor in module.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        drawn = torch.randn(tensor.shape, generator=generator)
-        if tensor.ndim == 1:
-            drawn = 0.02 * drawn + (1.0 if name.endswith("weight") else 0.0)
-        else:
-            drawn *= tensor[0].numel() ** -0.5
-        state[name] = drawn.half()
-    return state
-
-
 def checkpoint(path: Path) -> None:
     """A checkpoint that the host takes for Stable Diffusion 1.5; its VAE is the demo model's."""
     with torch.device("meta"):
@@ -51,12 +36,6 @@ def checkpoint(path: Path) -> None:
     state |= {f"cond_stage_model.transformer.{k}": v for k, v in randomized(text).items()}
     state |= {f"first_stage_model.{k}": v.contiguous() for k, v in vae_tensors().items()}
     save_file(state, path)
-
-
-def vae_tensors() -> dict[str, torch.Tensor]:
-    """The demo model's VAE, in TAESD's layout."""
-    return {k.removeprefix(loading.VAE): v for k, v in loading.read_weights(loading.WEIGHTS).items()
-            if k.startswith(loading.VAE)}
 
 
 def lora(path: Path) -> None:

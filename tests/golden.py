@@ -6,22 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from reference.models import UNET_CONFIG, patcher
+
 DATA = Path(__file__).parent / "data"
-UNET_CONFIG = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
-    "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 2, 2],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False,
-    "context_dim": 64, "adm_in_channels": None, "use_linear_in_transformer": False,
-}
 
 
 def tensors(name: str) -> dict[str, Tensor]:
@@ -46,13 +39,6 @@ def load_unet(*_: Any, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
     model = config.get_model({})
     model.load_model_weights(load_file(DATA / "unet.safetensors"), "model.diffusion_model.")
     return patcher(model)
-
-
-def patcher(model: Any) -> comfy.model_patcher.ModelPatcher:
-    """A model that rests on the CPU and works where the host does: see dev.py's --cpu."""
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(
-        model, load_device=device, offload_device=torch.device("cpu"))
 
 
 def reloadable_unet() -> comfy.model_patcher.ModelPatcher:

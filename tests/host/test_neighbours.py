@@ -18,7 +18,8 @@ from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt
 
-from tests import families, golden, neighbours
+from reference import neighbours
+from tests import families, golden
 from tests.learning_requests import request
 
 STEPS, GUIDANCE = 2, 4.0

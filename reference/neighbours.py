@@ -41,12 +41,13 @@ from comfy_extras import (
 from safetensors.torch import save_file
 
 import nodes
-from tests import checkpoints, golden
+
+from . import models
 
 DeepShrink = nodes_model_downscale.PatchModelAddDownscale
 WIDTH = 64
 SMALL = {
-    **golden.UNET_CONFIG, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
+    **models.UNET_CONFIG, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
     "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
 }
 WIDE = {**SMALL, "model_channels": 320, "channel_mult": [1, 1], "transformer_depth": [0, 1],
@@ -106,11 +107,16 @@ CHANGE_GUIDANCE: dict[str, Equip] = {
     "APG": lambda m, other: first(nodes_apg.APG.execute(m, 0.5, 5.0, 0.0)),
     "Epsilon Scaling": lambda m, other: first(nodes_eps.EpsilonScaling.execute(m, 1.05)),
 }
-REFUSED: dict[str, Equip] = {
-    f"ModelSamplingDiscrete, {kind}": lambda m, other, kind=kind: first(
+
+
+def sampled_as(kind: str) -> Equip:
+    """ModelSamplingDiscrete of one kind."""
+    return lambda m, other: first(
         nodes_model_advanced.ModelSamplingDiscrete().patch(m, kind, False))
-    for kind in ("lcm", "x0", "img_to_img")
-}
+
+
+REFUSED = {f"ModelSamplingDiscrete, {kind}": sampled_as(kind)
+           for kind in ("lcm", "x0", "img_to_img")}
 ON_CLIP: dict[str, Equip] = {
     "CLIPSetLastLayer": lambda c, other: first(nodes.CLIPSetLastLayer().set_last_layer(c, -2)),
     "CLIPMergeSimple": lambda c, other: first(nodes_model_merging.CLIPMergeSimple().merge(
@@ -124,7 +130,7 @@ def t2i_adapter() -> Any:
     """A T2I-Adapter for the small UNet."""
     made = comfy.t2i_adapter.adapter.Adapter(
         channels=[32, 64, 64, 64], nums_rb=2, cin=192, ksize=1, sk=True, use_conv=False, xl=False)
-    made.load_state_dict({k: v.float() for k, v in checkpoints.randomized(made).items()})
+    made.load_state_dict({k: v.float() for k, v in models.randomized(made).items()})
     return comfy.controlnet.T2IAdapter(
         made, made.input_channels, 8, "nearest-exact", torch.device("cpu"))
 
@@ -135,7 +141,7 @@ def union_control_net() -> Any:
     made = comfy.cldm.cldm.ControlNet(
         **config, num_heads=8, hint_channels=3, dtype=torch.float32,
         union_controlnet_num_control_type=6)
-    made.load_state_dict({k: v.float() for k, v in checkpoints.randomized(made).items()})
+    made.load_state_dict({k: v.float() for k, v in models.randomized(made).items()})
     held = comfy.controlnet.ControlNet(made, load_device=torch.device("cpu"))
     return first(nodes_controlnet.SetUnionControlNetType.execute(held, "depth"))
 
@@ -147,8 +153,8 @@ def unet_model(config: dict[str, Any], loud: float = 1.0) -> Any:
     model = made.get_model({})
     unet = model.diffusion_model
     unet.load_state_dict(
-        {k: loud * v.float() for k, v in checkpoints.randomized(unet).items()})
-    return golden.patcher(model)
+        {k: loud * v.float() for k, v in models.randomized(unet).items()})
+    return models.patcher(model)
 
 
 def clip(seed: int = 23) -> Any:

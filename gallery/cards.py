@@ -13,14 +13,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from demo import drawing, scenes
+from development import examples
+from development.examples import EXAMPLES, Prompt, node_of
+from development.server import Server, checked
 from stylediffusion.drawing import sheets
 from training import editing, trials
 from training.editing import picture
 from training.trials import Trial
-
-from . import examples
-from .examples import EXAMPLES, Prompt, node_of
-from .server import Server, checked
 
 SIDE, GAP, BORDER = 512, 8, 6
 PAPER, SMALL = (250, 249, 245), 0.015625  # of 1024 x 1024 pixels: 128 x 128

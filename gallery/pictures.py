@@ -15,13 +15,14 @@ from typing import Any
 
 from PIL import Image
 
+from development import browser, examples
+from development.environment import ensure
+from development.examples import EXAMPLES
+from development.places import ROOT
+from development.server import Server, checked
 from training.demo import write_demo
 
-from . import browser, cards, examples
-from .environment import ensure
-from .examples import EXAMPLES
-from .places import ROOT
-from .server import Server, checked
+from . import cards
 
 SIZE = {"width": 2600, "height": 1700}
 DOCS, NODES = ROOT / "docs", ROOT / "web" / "docs" / "images"
