@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from demo import drawing
-from development import browser
+from development import browser, examples
 from development.environment import ensure
 from development.server import Server
 from tests.bases import base_directory
+from tests.browser.words import NODE
+from tests.graphs import INVERT
 from training import trials
 
 if TYPE_CHECKING:
@@ -90,3 +92,18 @@ def _window(chromium: Any, server: Server) -> Iterator["Window"]:
     context = chromium.new_context(viewport={"width": 1600, "height": 950})
     yield Window(context.new_page(), server)
     context.close()
+
+
+@pytest.fixture
+def demo(either: "Window") -> "Window":
+    either.load(examples.workflow("Demo"))
+    return either
+
+
+@pytest.fixture
+def typed(demo: "Window") -> "Window":
+    """The demo with a source prompt of its own, in place of the scene's caption."""
+    demo.page.evaluate(f"""kind => {{ {NODE}
+        node.disconnectInput(node.inputs.findIndex(i => i.name === 'prompt')) }}""", INVERT)
+    demo.settle()
+    return demo

@@ -1,4 +1,4 @@
-"""Set-up without a network: places, set-ups that are interrupted, failures as one sentence."""
+"""Set-up without a network: set-ups that are interrupted, failures as one sentence."""
 
 from __future__ import annotations
 
@@ -9,39 +9,14 @@ import sys
 import tarfile
 import threading
 import time
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import dev
 from development import environment, places
 from development.environment import HOST_VERSION, SetupError
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {}, "~/.cache/stylediffusion"),
-        ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/stylediffusion"),
-        ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "~/Library/Caches/stylediffusion"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/stylediffusion"),
-        ("win32", {}, "~/AppData/Local/stylediffusion"),
-        ("darwin", {"STYLEDIFFUSION_CACHE": "~/mine"}, "~/mine"),
-        ("win32", {"STYLEDIFFUSION_CACHE": "/mine", "LOCALAPPDATA": "/local"}, "/mine"),
-    ],
-)
-def test_cache_root(
-    platform: str, variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("STYLEDIFFUSION_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(places, "sys", SimpleNamespace(platform=platform))
-    assert places.cache_root() == Path(expected).expanduser()
 
 
 def test_pins_are_exact_and_decide_the_directory(
@@ -57,42 +32,6 @@ def test_pins_are_exact_and_decide_the_directory(
     changed.write_text(environment.PINS.read_text() + "another==1.0\n")
     monkeypatch.setattr(environment, "PINS", changed)
     assert environment.pins_key() not in keys
-
-
-def test_base_directories_are_the_clones_and_the_hosts_own(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.mkdir()
-    other.mkdir()
-    base = places.prepare_base(tmp_path, "demo", one)
-    assert (base / "user/default/workflows").is_dir()
-    assert (base / "custom_nodes" / places.PACK_NAME).resolve() == one
-    assert places.prepare_base(tmp_path, "demo", other) != base
-    assert places.prepare_base(tmp_path, "test", one) != base
-    of_hosts = {environment.Environment(Path(sys.executable), host, tmp_path).base_directory("demo")
-                for host in (one, other)}
-    assert len(of_hosts) == 2
-
-
-@pytest.mark.parametrize("before", ["nothing", "elsewhere", "dangling"])
-def test_link_is_refreshed(tmp_path: Path, before: str) -> None:
-    clone, link = tmp_path / "clone", tmp_path / "link"
-    clone.mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "kept.txt").touch()
-    if before != "nothing":
-        link.symlink_to(tmp_path / before)
-    places.link_pack(link, clone)
-    places.link_pack(link, clone)
-    assert link.resolve() == clone
-    assert (tmp_path / "elsewhere" / "kept.txt").exists()
-
-
-def test_a_folder_with_files_is_never_taken_for_a_link(tmp_path: Path) -> None:
-    (tmp_path / "link").mkdir()
-    (tmp_path / "link" / "kept.txt").touch()
-    with pytest.raises(OSError):
-        places.link_pack(tmp_path / "link", tmp_path)
-    assert (tmp_path / "link" / "kept.txt").exists()
 
 
 def archive(path: Path, files: dict[str, str]) -> Path:
@@ -280,84 +219,6 @@ with alone(Path({str(tmp_path)!r}), print):
     with environment.alone(tmp_path, told.append):
         pass
     assert told == []
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a ComfyUI and is named by COMFYUI_PATH."""
-    (tmp_path / "ComfyUI" / "comfy").mkdir(parents=True)
-    (tmp_path / "ComfyUI" / "main.py").touch()
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
-    monkeypatch.setenv("STYLEDIFFUSION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
-    return tmp_path / "ComfyUI"
-
-
-def test_existing_host_is_used_with_this_python_and_nothing_is_installed(host: Path) -> None:
-    found = environment.ensure(lambda line: pytest.fail(f"said {line}"))
-    assert (found.host, found.python) == (host, Path(sys.executable))
-    assert not found.cache.exists()
-
-
-def test_existing_host_is_used_with_its_own_python(
-    host: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = host / ".venv" / environment.VENV_PYTHON
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert environment.existing_python(host) == own
-    monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
-    assert environment.existing_python(host) == Path(sys.executable)
-
-
-def test_missing_tools_of_an_existing_host_are_named(host: Path) -> None:
-    environment.ensure().require("pytest")
-    with pytest.raises(SetupError, match="no nonesuch and no neither: set COMFYUI.* install non"):
-        environment.ensure().require("nonesuch", "pytest", "neither")
-
-
-def test_workers_are_used_where_the_existing_hosts_python_has_them(
-    host: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[tuple[str, ...]] = []
-    monkeypatch.setattr(environment.Environment, "run", lambda self, *command: ran.append(command))
-    for missing in ([], ["xdist"]):
-        monkeypatch.setattr(
-            environment.Environment, "missing",
-            lambda self, *modules, missing=missing: [m for m in modules if m in missing])
-        dev.dispatch("test", ["-k", "help"])
-    assert ran == [("pytest", "-n", "auto", "--dist", "loadfile", "-k", "help"),
-                   ("pytest", "-k", "help")]
-
-
-def test_a_python_without_comfyuis_packages_is_an_error_that_names_the_remedy(
-    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    venv.create(tmp_path / "empty", with_pip=False)
-    monkeypatch.setenv("COMFYUI_PYTHON", str(tmp_path / "empty" / environment.VENV_PYTHON))
-    with pytest.raises(SetupError, match="has no torch and no aiohttp and no PIL: set COMFYUI_PYT"):
-        environment.ensure()
-
-
-def test_wrong_host_path_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    with pytest.raises(SetupError, match="is no ComfyUI"):
-        environment.ensure()
-
-
-def test_another_host_is_asked_for_by_its_version(
-    host: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(SetupError, match=r"COMFYUI_PATH names a ComfyUI .* unset it for 0\.24\.0"):
-        dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
-    asked: list[str] = []
-    found = environment.ensure()
-    monkeypatch.setattr(environment.Environment, "run", lambda self, *command: 0)
-    monkeypatch.setattr(environment, "ensure",
-                        lambda report, version: asked.append(version) or found)
-    dev.dispatch("test", ["-k", "help"])
-    dev.dispatch("test", ["-k", "help", "--host", "0.24.0"])
-    assert asked == [HOST_VERSION, "0.24.0"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shells there start nothing deaf to Ctrl-C")

@@ -1,84 +1,44 @@
-"""A ControlNet on the trajectory: inversion, learning, edits and heatmaps all run under it."""
+"""A ControlNet on the trajectory: inversion, edits and heatmaps all run under it."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.latent_formats
-import comfy.model_management
 import comfy.samplers
 import folder_paths
 import pytest
 import torch
-from stylediffusion_pack.nodes.invert import DDIMInvert
 from stylediffusion_pack.stylediffusion.host import control_nets, inversions
-from stylediffusion_pack.stylediffusion.host.autograd import foreign
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.heat import PromptHeat
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host, vp_to_k
-from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.views import heatmaps, tau_sweep
-from stylediffusion_pack.stylediffusion.method import (
-    alignment,
-    data,
-    learning,
-    prompt_to_prompt,
+from stylediffusion_pack.stylediffusion.method import data
+
+from tests import golden
+from tests.host.controlled import (
+    CPU,
+    FIRST,
+    GUIDANCE,
+    HALF,
+    LATENT,
+    NEVER,
+    SECOND,
+    SOURCE,
+    STEPS,
+    Words,
+    control_lora,
+    edits,
+    hint,
+    inverted,
+    learn,
+    plain_control_net,
+    released,
+    sample,
 )
-
-from tests import checkpoints, golden
-from tests.learning_requests import request
-
-STEPS, GUIDANCE = 2, 7.5
-SOURCE, FIRST, SECOND = "a cat", "a dog", "a boat"
-NEVER, HALF = prompt_to_prompt.Window(0.0, 0.0), prompt_to_prompt.Window(0.0, 0.5)
-CPU = torch.device("cpu")
-CONFIG = {k: v for k, v in golden.UNET_CONFIG.items() if k != "out_channels"} | {
-    "num_heads": 8, "hint_channels": 3, "dtype": torch.float32}
-LATENT = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(31))
-
-
-class Words:
-    """A text encoder that gives each prompt random vectors of its own."""
-
-    def tokenize(self, prompt: str) -> str:
-        return prompt
-
-    def encode_from_tokens_scheduled(self, prompt: str) -> data.Conditioning:
-        drawn = torch.Generator().manual_seed(sum(map(ord, prompt)))
-        return [(torch.randn(1, 77, 64, generator=drawn), {})]
-
-
-def network() -> torch.nn.Module:
-    """A ControlNet of the recorded UNet's shape; none of its last layers is zero."""
-    made = comfy.cldm.cldm.ControlNet(**CONFIG)
-    made.load_state_dict({k: v.float() for k, v in checkpoints.randomized(made).items()})
-    return made
-
-
-def plain_control_net() -> Any:
-    with torch.inference_mode():
-        return comfy.controlnet.ControlNet(network(), load_device=CPU)
-
-
-def control_lora() -> Any:
-    with torch.inference_mode():
-        weights = network().state_dict()
-        return comfy.controlnet.ControlLora({**weights, "lora_controlnet": torch.zeros(1)})
-
-
-KINDS = {"ControlNet": plain_control_net, "ControlLora": control_lora}
-
-
-def hint(seed: int = 41, count: int = 1) -> torch.Tensor:
-    """Black and white blocks, of another size than the picture, as a node receives them."""
-    with torch.inference_mode():
-        drawn = torch.rand(count, 8, 12, 3, generator=torch.Generator().manual_seed(seed))
-        return (drawn > 0.5).float().repeat_interleave(9, 1).repeat_interleave(9, 2)
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +51,9 @@ def control_net() -> Any:
     return plain_control_net()
 
 
-def inverted(model: Any, *controlled: Any) -> data.Trajectory:
-    """What DDIM Invert gives with control_net, control_image and control_strength, or without."""
-    with torch.inference_mode():
-        samples = vp_to_host(model, LATENT)
-        names = ("control_net", "control_image", "control_strength")
-        found = DDIMInvert.execute(model, Words(), {"samples": samples}, SOURCE, STEPS,
-                                   **dict(zip(names, controlled, strict=False)))
-        return found.result[0]
-
-
 @pytest.fixture(scope="module")
 def trajectory(model: Any, control_net: Any) -> data.Trajectory:
     return inverted(model, control_net, hint())
-
-
-def released(trajectory: data.Trajectory) -> data.Trajectory:
-    """The same way, without the ControlNet."""
-    return data.Trajectory(
-        *(getattr(trajectory, field.name) for field in fields(data.Trajectory)))
 
 
 def test_the_conditioning_of_a_trajectory_under_a_control_net_is_plain_data(
@@ -120,33 +64,6 @@ def test_the_conditioning_of_a_trajectory_under_a_control_net_is_plain_data(
         for name, value in extra.items():
             plain = value is None or isinstance(value, (torch.Tensor, str, int, float, bool))
             assert plain and "control" not in name
-
-
-def edits(window: prompt_to_prompt.Window, *prompts: str) -> prompt_to_prompt.Control:
-    same = alignment.Alignment(torch.eye(77), torch.ones(77))
-    made = tuple(
-        prompt_to_prompt.Target(
-            prompt, "replace", Words().encode_from_tokens_scheduled(prompt), same
-        )
-        for prompt in prompts
-    )
-    return prompt_to_prompt.Control(SOURCE, made, window, window, window, window)
-
-
-def sample(model: Any, trajectory: Any, edit: Any, guidance: float = GUIDANCE) -> torch.Tensor:
-    with torch.inference_mode():
-        return sampling.sample_edits(Edit(model, trajectory, None, edit, guidance))["samples"]
-
-
-def learn(
-    model: Any, trajectory: Any, fast: bool = True, evaluations: int = 3
-) -> data.ValueEmbedding:
-    chosen = request(
-        fast, inner_steps=3, first_evaluations=evaluations, closing_evaluations=evaluations,
-        last_evaluations=evaluations)
-    with torch.inference_mode():
-        return host_learning.learn_value_embedding(
-            model, trajectory, None, None, chosen)
 
 
 def host_node() -> Any:
@@ -228,49 +145,6 @@ def test_the_strength_is_felt(model: Any, control_net: Any, trajectory: Any) -> 
     assert golden.relative(weak.latents, trajectory.latents) > 1e-3
 
 
-@pytest.mark.parametrize(("kind", "fast"), [
-    ("ControlNet", True), ("ControlNet", False), ("ControlLora", True)])
-def test_learning_under_a_control_net_lowers_the_loss_and_leaves_it_as_it_was(
-    model: Any, kind: str, fast: bool
-) -> None:
-    made = KINDS[kind]()
-    before = control_nets._weights(made)
-    kept = {name: (tensor.clone(), tensor.requires_grad) for name, tensor in before.items()}
-    way = inverted(model, made, hint())
-    embedding = learn(model, way, fast)
-    for step in range(STEPS):
-        losses = [loss.total for loss in embedding.losses if loss.step == step]
-        assert len(losses) > 1 and min(losses) < losses[0], step
-    assert not embedding.scale.requires_grad and not embedding.shift.requires_grad
-    after = control_nets._weights(made)
-    assert after.keys() == kept.keys()
-    for name, tensor in after.items():
-        assert torch.equal(tensor, kept[name][0]) and tensor.grad is None, name
-        assert tensor.requires_grad == kept[name][1], name
-    used = control_nets.control_net_of(way)
-    assert used.cond_hint is None and used.previous_controlnet is None
-    assert golden.relative(learn(model, released(way), fast).scale, embedding.scale) > 1e-3
-
-
-def test_what_was_learnt_brings_the_picture_back_under_the_control_net_only(
-    model: Any, trajectory: data.Trajectory
-) -> None:
-    embedding = learn(model, trajectory, evaluations=16)
-    clean = vp_to_host(model, trajectory.latents[:1])
-    with torch.inference_mode():
-        learnt, plain, without = (
-            golden.relative(
-                sampling.sample_edits(Edit(model, way, e, None, GUIDANCE))["samples"], clean
-            )
-            for way, e in (
-                (trajectory, embedding),
-                (trajectory, None),
-                (released(trajectory), embedding),
-            )
-        )
-    assert learnt < 0.5 * plain and learnt < 0.5 * without
-
-
 def test_edits_of_two_targets_are_those_of_each_alone(
     model: Any, trajectory: data.Trajectory
 ) -> None:
@@ -298,27 +172,6 @@ def test_exact_source_and_heatmaps_see_the_control_net(
             heatmaps.watch_trajectory(Edit(model, way), heat)
             seen.append(heat.sums)
     assert golden.relative(*seen) > 1e-3
-
-
-def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
-    model: Any, control_net: Any, trajectory: Any, user_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    keep = host_learning.HostWatch.keep
-
-    def stopping(self: Any, learnt: learning.Learnt) -> None:
-        keep(self, learnt)
-        raise comfy.model_management.InterruptProcessingException
-
-    with monkeypatch.context() as patch:
-        patch.setattr(host_learning.HostWatch, "keep", stopping)
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            learn(model, trajectory)
-    for other in (inverted(model, control_net, hint(42)), inverted(model)):
-        assert {loss.step for loss in learn(model, other).losses} == set(range(STEPS))
-    again = inverted(model, control_net, hint())
-    assert {loss.step for loss in learn(model, again).losses} == set(range(STEPS))
-    assert not list(user_folder.iterdir())
 
 
 def test_hint_strength_and_weights_each_make_another_identity(control_net: Any) -> None:
@@ -356,73 +209,3 @@ def test_a_file_is_not_written_without_the_control_net(
     with pytest.raises(ValueError, match="under a ControlNet.*keep DDIM Invert in the graph"):
         inversions.save_inversion(trajectory, None, "inversion")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_control_net_alone_needs_no_operation_looked_at(
-    model: Any, control_net: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(foreign, "NormalTensors")
-    assert learn(model, inverted(model, control_net, hint())).steps == STEPS
-
-
-class Asked:
-    """Counts how often the host's ControlNet computes, and keeps the frozen ones that ask it."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.count, self.frozen = 0, []
-        get, make = comfy.controlnet.ControlNet.get_control, control_nets.FrozenControlNet.__init__
-
-        def counted(*args: Any) -> Any:
-            self.count += 1
-            return get(*args)
-
-        def made(frozen: Any, *args: Any) -> None:
-            make(frozen, *args)
-            self.frozen.append(frozen)
-
-        patch.setattr(comfy.controlnet.ControlNet, "get_control", counted)
-        patch.setattr(control_nets.FrozenControlNet, "__init__", made)
-
-
-@pytest.mark.parametrize(("kind", "fast", "times"), [
-    ("ControlNet", True, 2), ("ControlLora", True, 2), ("ControlNet", False, 3)])
-def test_a_step_asks_the_control_net_once_for_each_branch_and_learns_the_same(
-    model: Any, kind: str, fast: bool, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many evaluations it takes; the exact preset also sees the wanted maps, elsewhere."""
-    way = inverted(model, KINDS[kind](), hint())
-    counts: list[int] = []
-    kept = host_learning.HostWatch.keep
-    with monkeypatch.context() as patch:
-        asked = Asked(patch)
-        patch.setattr(host_learning.HostWatch, "keep", lambda self, learnt: (
-            counts.append(asked.count), kept(self, learnt)))
-        found = learn(model, way, fast)
-    assert len(counts) == STEPS == 2 and counts[1] - counts[0] == times
-    assert len([loss for loss in found.losses if loss.step == 1]) > 1
-    (frozen,) = asked.frozen
-    assert frozen.answer is None and frozen.sigmas is None, "nothing is held after the run"
-    with monkeypatch.context() as patch:
-        again = Asked(patch)
-        get = control_nets.FrozenControlNet.get_control
-        patch.setattr(control_nets.FrozenControlNet, "get_control", lambda self, *args: (
-            self.forget(), get(self, *args))[1])
-        wanted = learn(model, way, fast)
-    assert again.count > asked.count
-    assert torch.equal(found.scale, wanted.scale) and torch.equal(found.shift, wanted.shift)
-    assert found.losses == wanted.losses
-
-
-def test_a_run_that_breaks_off_holds_no_control(
-    model: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = Asked(monkeypatch)
-
-    def stopping(self: Any, learnt: learning.Learnt) -> None:
-        assert asked.frozen[0].answer is not None
-        raise comfy.model_management.InterruptProcessingException
-
-    monkeypatch.setattr(host_learning.HostWatch, "keep", stopping)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        learn(model, trajectory)
-    assert asked.frozen[0].answer is None
