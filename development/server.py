@@ -1,4 +1,4 @@
-"""The real ComfyUI as a child process, spoken to over HTTP."""
+"""The real ComfyUI as a child process."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import requests
 
+from .client import Client, ServerError, describe_refusal
 from .device import OPTION, host_arguments
 from .places import PACK_NAME, clean_variables
 
@@ -26,10 +27,6 @@ STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 25
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 POLL_SECONDS = 0.1
-
-
-class ServerError(Exception):
-    """The server did not start, died, or refused something."""
 
 
 class PromptRejected(ServerError):
@@ -52,7 +49,7 @@ class ExecutionInterrupted(ServerError):
     """The run was interrupted before its end."""
 
 
-class Server:
+class Server(Client):
     """A ComfyUI server with this pack as its only custom node, for the length of a `with` block.
 
     `base` is a directory from Environment.base_directory; models, input and output lie in it. The
@@ -67,15 +64,13 @@ class Server:
     ) -> None:
         self.python, self.host, self.base = python, host, base
         self.port = port or free_port()
-        self.url = f"http://{LOCAL}:{self.port}"
+        super().__init__(f"http://{LOCAL}:{self.port}")
         self.log = log or base / "server.log"
         self.client_id = uuid.uuid4().hex
         where = host_arguments(python) if cpu is None else [OPTION] if cpu else []
         self._arguments = [*where, *arguments]
         self._startup_seconds = startup_seconds
         self._process: subprocess.Popen[bytes] | None = None
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy between two programs of one machine
 
     def __enter__(self) -> Server:
         with open(self.log, "wb") as log:
@@ -105,10 +100,6 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def object_info(self) -> dict[str, Any]:
-        """The host's description of every node it has."""
-        return dict(self.get_json("/object_info"))
-
     def queue(self, prompt: dict[str, Any], workflow: dict[str, Any] | None = None) -> str:
         """Queue an API-format prompt and return its id; saved images carry `workflow` if given.
 
@@ -117,13 +108,13 @@ class Server:
         """
         extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
         body = {"prompt": prompt, "client_id": self.client_id, "extra_data": extra}
-        response = self._request("POST", "/prompt", json=body)
+        response = self.ask("POST", "/prompt", json=body)
         answer = response.json()
         node_errors = answer.get("node_errors") or {}
         if response.ok and not node_errors:
             return str(answer["prompt_id"])
         if response.ok:
-            self._post("/queue", {"delete": [answer["prompt_id"]]})
+            self.checked("POST", "/queue", json={"delete": [answer["prompt_id"]]})
             self.interrupt(answer["prompt_id"])
         raise PromptRejected(describe_refusal(answer.get("error"), node_errors), node_errors)
 
@@ -170,40 +161,21 @@ class Server:
         entry: dict[str, Any] | None = self.get_json(f"/history/{prompt_id}").get(prompt_id)
         return entry
 
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        """As of any server; where the process has ended, the error says how."""
+        try:
+            return super().ask(method, path, **options)
+        except ServerError:
+            self.require_running()
+            raise
+
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Interrupt the running prompt, or this one only."""
-        self._post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
+        self.checked("POST", "/interrupt", json={"prompt_id": prompt_id} if prompt_id else {})
 
     def forget(self) -> None:
         """Make the next prompt run every node again."""
-        self._post("/free", {"unload_models": False, "free_memory": True})
-
-    def images(self, entry: dict[str, Any]) -> dict[str, list[bytes]]:
-        """The image files a finished prompt has saved or shown, by node id."""
-        found: dict[str, list[bytes]] = {}
-        for node_id, output in entry["outputs"].items():
-            for image in output.get("images", []):
-                wanted = {key: image.get(key, "") for key in ("filename", "subfolder", "type")}
-                found.setdefault(node_id, []).append(self.get("/view", **wanted))
-        return found
-
-    def upload_image(self, name: str, data: bytes) -> str:
-        """Put an image into the input folder and return the value for Load Image."""
-        response = self._request(
-            "POST", "/upload/image", files={"image": (name, data)}, data={"overwrite": "true"})
-        response.raise_for_status()
-        answer = response.json()
-        return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
-
-    def get_json(self, path: str) -> Any:
-        """Fetch one of the host's JSON pages, such as /system_stats."""
-        return json.loads(self.get(path))
-
-    def get(self, path: str, **query: str) -> bytes:
-        """What the server has under an address."""
-        response = self._request("GET", path, params=query)
-        response.raise_for_status()
-        return response.content
+        self.checked("POST", "/free", json={"unload_models": False, "free_memory": True})
 
     def log_tail(self) -> str:
         """The last lines the server has written, as any console can show them."""
@@ -213,21 +185,11 @@ class Server:
     def _read_log(self) -> str:
         return self.log.read_text(encoding="ascii", errors="replace").replace("\ufffd", "?")
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
-        self._request("POST", path, json=body).raise_for_status()
-
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
-        try:
-            return self._session.request(method, self.url + path, timeout=60, **options)
-        except requests.RequestException as error:
-            self.require_running()
-            raise ServerError(f"ComfyUI does not answer at {self.url}{path}: {error}") from error
-
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._startup_seconds
         while True:
             self.require_running()
-            with contextlib.suppress(ServerError, requests.HTTPError):
+            with contextlib.suppress(ServerError):
                 self.get_json("/system_stats")
                 break
             if time.monotonic() > deadline:
@@ -279,18 +241,6 @@ def cached_nodes(entry: dict[str, Any]) -> set[str]:
     """The ids of the nodes a finished prompt took from the host's cache."""
     messages = dict(entry["status"]["messages"])
     return set(messages.get("execution_cached", {}).get("nodes", []))
-
-
-def describe_refusal(error: Any, node_errors: dict[str, Any] | None) -> str:
-    """The host's validation errors as lines a person can act on."""
-    top = error if isinstance(error, dict) else {}
-    first = " - ".join(str(top[key]) for key in ("message", "details") if top.get(key))
-    lines = [f"ComfyUI refused the graph: {first or error or 'some of its nodes are wrong'}"]
-    for node_id, found in (node_errors or {}).items():
-        for single in found["errors"]:
-            reason = " - ".join(single[key] for key in ("message", "details") if single.get(key))
-            lines.append(f"  node {node_id} ({found['class_type']}): {reason}")
-    return "\n".join(lines)
 
 
 def free_port() -> int:

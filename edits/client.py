@@ -1,17 +1,20 @@
-"""A ComfyUI server over HTTP, as a batch of work needs it: own prompt ids, and polling."""
+"""A ComfyUI server as a batch of work needs it: own prompt ids, polling, and more than one try."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from development import client
+from development.client import describe_refusal
 
 from .graphs import Prompt
 
-TRIES, TRY_AGAIN_SECONDS = 3, 1.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 2.0
-ANSWER_SECONDS = 60
+AGAIN = Retry(total=3, backoff_factor=0.5, allowed_methods=None)  # at once, after 1 s, after 2 s
 FINISHED = ("completed", "failed", "cancelled")
 NOT_FOUND, BAD_REQUEST = 404, 400
 
@@ -24,14 +27,15 @@ class Refused(Exception):
     """What a node, or the host's validation, says against a prompt."""
 
 
-class Client:
+class Client(client.Client):
     """One server. Every method raises WorkerLost where it does not answer."""
 
+    error = WorkerLost
+    nodes: frozenset[str] = frozenset()
+
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.session = requests.Session()
-        self.session.trust_env = self.url.startswith("https")  # no proxy for servers beside us
-        self.nodes: frozenset[str] = frozenset()
+        super().__init__(url)
+        self.session.mount(self.url, HTTPAdapter(max_retries=AGAIN))
 
     def connect(self) -> None:
         """Ask the server which nodes it has."""
@@ -59,63 +63,18 @@ class Client:
 
     def job(self, prompt_id: str) -> dict[str, Any] | None:
         """What the server knows of a prompt; None where it does not know it."""
-        answer = self._ask("GET", f"/api/jobs/{prompt_id}")
-        if answer.status_code == NOT_FOUND:
-            return None
-        found: dict[str, Any] = self._checked(answer).json()
-        return found
+        answer = self.checked("GET", f"/api/jobs/{prompt_id}", NOT_FOUND)
+        return None if answer.status_code == NOT_FOUND else dict(answer.json())
 
     def queue(self, prompt: Prompt, prompt_id: str) -> None:
         """Queue a prompt under our id; raises Refused where any of it is wrong."""
         body = {"prompt": prompt, "prompt_id": prompt_id}
-        answer = self._ask("POST", "/prompt", json=body)
-        if answer.status_code not in (200, BAD_REQUEST):
-            self._checked(answer)
-        said = answer.json()
+        said = self.checked("POST", "/prompt", BAD_REQUEST, json=body).json()
         if said.get("error") or said.get("node_errors"):
             if "prompt_id" in said:  # the outputs that are right would run
-                self._ask("POST", f"/api/jobs/{prompt_id}/cancel")
-            raise Refused(refusal(said))
-
-    def upload(self, name: str, data: bytes) -> str:
-        """Put a picture into the input folder; what Load Image calls it."""
-        answer = self._checked(self._ask(
-            "POST", "/upload/image", files={"image": (name, data)}, data={"overwrite": "true"}))
-        said = answer.json()
-        return "/".join(part for part in (said["subfolder"], said["name"]) if part)
-
-    def pictures(self, job: dict[str, Any], node: str) -> list[bytes]:
-        """The image files that a node of a finished job has shown."""
-        shown = job["outputs"][node]["images"]
-        return [self._checked(self._ask("GET", "/view", params={
-            key: image.get(key, "") for key in ("filename", "subfolder", "type")})).content
-            for image in shown]
-
-    def text(self, job: dict[str, Any], node: str) -> str:
-        """The text that a node of a finished job has shown."""
-        return str(job["outputs"][node]["text"][0])
-
-    def object_info(self) -> dict[str, Any]:
-        """The host's description of every node it has."""
-        info: dict[str, Any] = self._checked(self._ask("GET", "/object_info")).json()
-        return info
-
-    def _ask(self, how: str, path: str, **what: Any) -> requests.Response:
-        for left in reversed(range(TRIES)):
-            try:
-                return self.session.request(
-                    how, self.url + path, timeout=ANSWER_SECONDS, **what)
-            except requests.RequestException as error:
-                if not left:
-                    raise WorkerLost(f"{self.url} does not answer: {error}") from error
-                time.sleep(TRY_AGAIN_SECONDS)
-        raise AssertionError("unreachable")
-
-    def _checked(self, answer: requests.Response) -> requests.Response:
-        if not answer.ok:
-            what = answer.request.path_url
-            raise WorkerLost(f"{self.url} answers {answer.status_code} to {what}")
-        return answer
+                self.ask("POST", f"/api/jobs/{prompt_id}/cancel")
+            lines = describe_refusal(said.get("error"), said.get("node_errors"))
+            raise Refused(" ".join(lines.split()))
 
 
 def said_by(job: dict[str, Any]) -> str:
@@ -125,12 +84,3 @@ def said_by(job: dict[str, Any]) -> str:
         return f"the run ended as {job['status']}"
     said = " ".join(str(error.get("exception_message", "")).split())
     return f"{error.get('node_type')}: {said}"
-
-
-def refusal(said: dict[str, Any]) -> str:
-    """The host's validation errors in one line."""
-    found = [f"{node['class_type']}: {single.get('details') or single.get('message')}"
-             for node in (said.get("node_errors") or {}).values() for single in node["errors"]]
-    error = said.get("error")
-    top = error.get("message") if isinstance(error, dict) else error
-    return " ".join("; ".join(found or [str(top)]).split())

@@ -64,7 +64,7 @@ def run(client: Client, job: Job) -> list[Outcome]:
         said = f"the picture '{first.image}' cannot be read: {error}"
         return [failed(entry, said) for entry in job.entries]
     digest = hashlib.sha256(source).hexdigest()
-    image = client.upload(f"edits-{digest[:16]}.png", source)
+    image = client.upload_image(f"edits-{digest[:16]}.png", source)
     label = f"{digest[:16]} {job.entries[0].method.learning}" if METER in client.nodes else ""
     return _run(client, job, job.entries, source, image, label)
 
@@ -81,8 +81,9 @@ def _run(
         # What they share is in the server's cache by now.
         return [outcome for entry in entries
                 for outcome in _run(client, job, [entry], source, image, label)]
-    spent = {stage: json.loads(client.text(done, node)) for stage, node in made.readings.items()}
-    shown = {node: client.pictures(done, node) for node in {p.node for p in made.places}}
+    spent = {stage: json.loads(done["outputs"][node]["text"][0])
+             for stage, node in made.readings.items()}
+    shown = client.images(done)
     return [_finished(job, entry, place, source, shown[place.node], effort(made, spent, place))
             for entry, place in zip(entries, made.places, strict=True)]
 

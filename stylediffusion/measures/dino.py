@@ -18,7 +18,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 SIDE, LONGEST = 224, 480
 HEAD_WIDTH = 64
 EPSILON = 1e-12
-AS_UNDIVIDED = 255.0
 
 State = Mapping[str, Tensor]
 

@@ -61,8 +61,9 @@ def within(place: str, room: str) -> bool:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_knows_what_the_house_says_and_nothing_above_it(room: str) -> None:
-    others = {*ROOMS, "tests", "dev"} - {room}
-    found = {other for other in others if any(within(place, other) for place in known(room))}
+    places = known(room)
+    found = {other for other in {*ROOMS, "tests", "dev"} - {room}
+             if any(within(place, other) for place in places)}
     assert found == set(ROOMS[room].split())
     assert found <= set(list(ROOMS)[: list(ROOMS).index(room)])
 

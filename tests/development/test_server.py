@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from development import serve, server
+from development.client import describe_refusal
 from development.environment import Environment
 from development.server import (
     LOCAL,
@@ -21,7 +22,6 @@ from development.server import (
     ServerError,
     cached_nodes,
     checked,
-    describe_refusal,
 )
 
 STAND_IN = """

@@ -12,7 +12,6 @@ from torch import Tensor
 
 AFTER = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12)}
 WIDTHS = {"alex": (64, 192, 384, 256, 256), "squeeze": (64, 128, 256, 384, 384, 512, 512)}
-every_network = pytest.mark.parametrize("name", ["alex", "squeeze"])
 
 
 def features_of(name: str) -> torch.nn.Sequential:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from stylediffusion_pack.stylediffusion.storage import inversion_file
-
-from tests.storage.inversions import embedding, trajectory
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
+    from stylediffusion_pack.stylediffusion.storage import inversion_file
+
+    from tests.storage.inversions import embedding, trajectory  # the pack is there only now
+
     path = tmp_path / "cat.safetensors"
     inversion_file.save(path, trajectory(), embedding())
     return path
