@@ -36,6 +36,11 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
+def min_snr_weight(level: Tensor) -> Tensor:
+    """min(5 / SNR, 1) of alpha-bars: the weight of epsilon prediction by arXiv 2303.09556."""
+    return (SIGNAL_TO_NOISE_LIMIT * (1 - level) / level).clamp(max=1)
+
+
 def train_diffusion(budget: Budget) -> bool:
     """Epsilon prediction with min-SNR weights, one caption in ten dropped."""
     data = load_file(budget.file("latents"))
@@ -73,8 +78,6 @@ def train_diffusion(budget: Budget) -> bool:
             noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
             predicted = predict(noisy.contiguous(memory_format=torch.channels_last), t,
                                 context=context, transformer_options=options)
-        ratio = level / (1 - level)
-        weight = (SIGNAL_TO_NOISE_LIMIT / ratio).clamp(max=1)
-        return (weight * (predicted.float() - noise).square()).mean()
+        return (min_snr_weight(level) * (predicted.float() - noise).square()).mean()
 
     return train("diffusion", budget, {"unet": unet, "text": text}, 1e-3, loss_of)

@@ -68,45 +68,40 @@ def picture_loss(back: Tensor, images: Tensor) -> Tensor:
             + 0.5 * edges(error).mean() + 2 * chroma.abs().mean())
 
 
-def vae_to_train(budget: Budget) -> Any:
-    """A new VAE, or the exported one a run starts from, in the layout that trains faster."""
-    vae = parts.new_vae()
-    begin(budget, vae, "first_stage_model")
-    return vae.to(DEVICE, memory_format=LAYOUT)
-
-
 def train_vae(budget: Budget) -> bool:
     """The VAE, its latents held near zero mean and unit variance."""
-    vae, crops = vae_to_train(budget), Crops(budget)
-    encode, decode = compiled(vae.taesd_encoder), compiled(vae.taesd_decoder)
-
-    def loss_of(step: int) -> Tensor:
-        images = crops.draw()
-        with autocast():
-            latents = encode(images)
-            back = decode(latents + LATENT_NOISE * torch.randn_like(latents))
-        moments = latents.float().transpose(0, 1).flatten(1)
-        spread = moments.mean(1).square().mean() + (moments.std(1) - 1).square().mean()
-        return picture_loss(back, images) + 0.02 * spread
-
-    return train("vae", budget, {"vae": vae}, 1.5e-3, loss_of, report=lambda: str(quality(vae)))
+    return _train("vae", budget, 1.5e-3, with_encoder=True)
 
 
 def train_decoder(budget: Budget) -> bool:
     """The decoder alone, when a UNet has already been trained on the encoder's latents."""
-    vae, crops = vae_to_train(budget), Crops(budget)
+    return _train("decoder", budget, 1e-3, with_encoder=False)
+
+
+def _train(name: str, budget: Budget, learning_rate: float, with_encoder: bool) -> bool:
+    """A new VAE, or the exported one a run starts from, in the layout that trains faster."""
+    vae = parts.new_vae()
+    begin(budget, vae, "first_stage_model")
+    vae, crops = vae.to(DEVICE, memory_format=LAYOUT), Crops(budget)
     encode, decode = compiled(vae.taesd_encoder), compiled(vae.taesd_decoder)
 
     def loss_of(step: int) -> Tensor:
         images = crops.draw()
         with autocast():
-            with torch.no_grad():
+            with torch.set_grad_enabled(with_encoder):
                 latents = encode(images)
             back = decode(latents + LATENT_NOISE * torch.randn_like(latents))
-        return picture_loss(back, images)
+        loss = picture_loss(back, images)
+        return loss + 0.02 * spread(latents) if with_encoder else loss
 
-    return train("decoder", budget, {"decoder": vae.taesd_decoder}, 1e-3, loss_of,
-                 report=lambda: str(quality(vae)))
+    module = vae if with_encoder else vae.taesd_decoder
+    return train(name, budget, {name: module}, learning_rate, loss_of, lambda: str(quality(vae)))
+
+
+def spread(latents: Tensor) -> Tensor:
+    """How far the channels of latents [B, C, H, W] are from zero mean and unit deviation."""
+    moments = latents.float().transpose(0, 1).flatten(1)
+    return moments.mean(1).square().mean() + (moments.std(1) - 1).square().mean()
 
 
 @torch.no_grad()
