@@ -17,6 +17,8 @@ import comfy_extras.nodes_model_advanced
 import folder_paths
 import torch
 
+from reference.pack import load_pack
+
 
 class Nodes:
     """The pack's nodes, good inputs for each, and folders of its own for all that is written."""
@@ -26,7 +28,7 @@ class Nodes:
         for name in ("user", "output", "input", "temp"):
             (folder / name).mkdir()
             getattr(folder_paths, f"set_{name}_directory")(str(folder / name))
-        self.pack = hostile.load_pack()
+        self.pack = load_pack()
         self.by_name = {node.__name__: node for node in self._listed()}
         self.model, self.clip, self.vae, self.vision = self.run("LoadDemoModel")
         self.image, self.caption = self.run(

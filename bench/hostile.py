@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import linecache
 import math
@@ -21,8 +20,8 @@ import torch
 from comfy_api.latest import io
 from safetensors.torch import load_file, save_file
 
-ROOT = Path(__file__).resolve().parents[1]
-PACK = "stylediffusion_pack"
+from reference.pack import PACK, ROOT
+
 OWN_ERRORS = (ValueError, FloatingPointError, MemoryError)
 SIZES = (0, 1, 2, 3, 7, 16, 17, 24)
 CHANNELS = (0, 1, 2, 3, 4, 4, 4, 9, 16)
@@ -34,17 +33,6 @@ NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, -1, 0, 1, 0.5, 1e-300, 1e30
                       -(2**64), None, "7", True, 3.0, [], 10**400]
 KINDS = [torch.float32] * 6 + [torch.float16, torch.bfloat16, torch.float64, torch.int64,
                                torch.bool, torch.complex64, torch.uint8]
-
-
-def load_pack() -> Any:
-    """The pack as the host loads it, under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def is_raw(error: BaseException) -> bool:

@@ -5,7 +5,6 @@ Under pytest-xdist every worker does so, and the process that hands the tests ou
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 import pytest
 
 from development.device import host_arguments
+from reference.pack import load_pack
 
-ROOT = Path(__file__).resolve().parent.parent
-PACK = "stylediffusion_pack"
 WORKERS = 2
 FIRST = ("tests/browser/", "tests/server/")  # what takes longest must not begin last
 
@@ -30,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if os.environ.get("COMFYUI_PATH"):
         _load_host()
-    _load_pack()
+    load_pack()
 
 
 def _hands_out(config: pytest.Config) -> bool:
@@ -78,12 +76,3 @@ def _load_host() -> None:
 
     torch.backends.cudnn.allow_tf32 = False  # the tests' tolerances are those of whole fp32
     sys.argv = arguments
-
-
-def _load_pack() -> None:
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
