@@ -148,6 +148,31 @@ class Controller:
         return mask * (1 - where(edit.subtract, 1)) if edit.subtract else mask
 
 
+def options_of(run: Controller, settings: Settings, rows: int, steps: int) -> dict[str, Any]:
+    """What the model's attention layers do, and hear, at the controller's step."""
+    blocks = [(name, i) for name, count in (("input", 12), ("output", 12), ("middle", 3))
+              for i in range(count)]
+
+    def heard(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> Any:
+        value, i = value.clone(), run.step
+        if settings.scale is None or settings.shift is None:
+            return n, context, value
+        reach = rows if steps * settings.tau_v[0] <= i < steps * settings.tau_v[1] else 1
+        chunks = value.shape[1] // len(settings.scale[i])
+        value[rows : rows + reach] *= settings.scale[i].repeat(chunks, 1).to(value.device)
+        value[rows : rows + reach] += settings.shift[i].repeat(chunks, 1).to(value.device)
+        return n, context, value
+
+    return {
+        "cond_or_uncond": [1, 0],
+        "patches": {"attn2_patch": [heard]},
+        "patches_replace": {
+            "attn1": {block: run.self_attention for block in blocks},
+            "attn2": {block: run.cross_attention for block in blocks},
+        },
+    }
+
+
 def sample(
     model: Any, noise: Tensor, source: Tensor, negative: Tensor, edits: list[Edit],
     settings: Settings, timesteps: list[int], **more: Tensor,
@@ -160,31 +185,11 @@ def sample(
     steps, rows = len(timesteps), 1 + len(edits)
     height, width = noise.shape[-2:]
     run = Controller(edits, settings, steps, (height // 4) * (width // 4), source.shape[1])
-    blocks = [(name, i) for name, count in (("input", 12), ("output", 12), ("middle", 3))
-              for i in range(count)]
     prompts = [negative] * rows + [source] + [edit.context for edit in edits]
     length = math.lcm(*(prompt.shape[1] for prompt in prompts))
     contexts = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in prompts])
     z, seen = noise.repeat(rows, 1, 1, 1), []
-
-    def heard(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> Any:
-        value, i = value.clone(), run.step
-        if settings.scale is None or settings.shift is None:
-            return n, context, value
-        reach = rows if steps * settings.tau_v[0] <= i < steps * settings.tau_v[1] else 1
-        chunks = value.shape[1] // len(settings.scale[i])
-        value[rows : rows + reach] *= settings.scale[i].repeat(chunks, 1).to(value.device)
-        value[rows : rows + reach] += settings.shift[i].repeat(chunks, 1).to(value.device)
-        return n, context, value
-
-    options = {
-        "cond_or_uncond": [1, 0],
-        "patches": {"attn2_patch": [heard]},
-        "patches_replace": {
-            "attn1": {block: run.self_attention for block in blocks},
-            "attn2": {block: run.cross_attention for block in blocks},
-        },
-    }
+    options = options_of(run, settings, rows, steps)
     for i, t in enumerate(timesteps):
         run.step = i
         here = float(alphas[t])

@@ -84,9 +84,8 @@ def masks(
     return prompt_to_prompt.WordMasks(made[0], made[1])
 
 
-def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: textbook.Settings,
-         prompts: Prompts) -> list[torch.Tensor]:
-    """The pack's latents after every step, in VP units."""
+def control(edits: list[textbook.Edit], settings: textbook.Settings) -> prompt_to_prompt.Control:
+    """The same edits as the pack has them."""
     targets = tuple(
         prompt_to_prompt.Target(
             "",
@@ -105,9 +104,14 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
         for edit in edits
     )
     windows = {tau: prompt_to_prompt.Window(*getattr(settings, tau)) for tau in TAUS}
-    chosen = prompt_to_prompt.Control(
+    return prompt_to_prompt.Control(
         "", targets, **windows, blend=local_blend.Blend(
             settings.threshold, settings.start, settings.pooling, settings.softness))
+
+
+def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: textbook.Settings,
+         prompts: Prompts) -> list[torch.Tensor]:
+    """The pack's latents after every step, in VP units."""
     levels = schedule.make_levels(STEPS, training_alphas(model))
     source, negative = [(prompts[0], {})], [(prompts[1], {})]
     probe = inversion.run_inversion(
@@ -120,7 +124,8 @@ def ours(model: Any, noise: torch.Tensor, edits: list[textbook.Edit], settings: 
     if settings.scale is not None and settings.shift is not None:
         embedding = data.ValueEmbedding(
             settings.scale, settings.shift, guidance=7.5, prompt="", fingerprint="")
-    own = guider.P2PlusGuider(Edit(model, trajectory, embedding, chosen, settings.guidance))
+    own = guider.P2PlusGuider(
+        Edit(model, trajectory, embedding, control(edits, settings), settings.guidance))
     sigmas, seen = levels.sampling_sigmas(), [[] for _ in range(STEPS - 1)]
     start = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
 

@@ -71,30 +71,34 @@ class Run:
 
 
 @functools.cache
-def sample(name: str) -> Run:
+def recorded_edit(model: Any, name: str) -> Edit:
+    """A recorded case as the pack has it."""
     case, facts = golden.tensors(name), golden.facts(name)
     windows = {
         t: prompt_to_prompt.Window(0.0, facts[t]) for t in ("tau_v", "tau_c", "tau_s", "tau_u")
     }
+    source, edit, empty = ([(t, {})] for t in
+                           (case["cond"][:1], case["cond"][1:], case["uncond"][:1]))
+    probe = inversion.run_inversion(
+        model, vp_to_host(model, case["x_t"]), source,
+        schedule.make_levels(1, training_alphas(model)))
+    trajectory = data.Trajectory(
+        case["x_t"].expand(6, -1, -1, -1), schedule.make_levels(5, training_alphas(model)), "", "",
+        source, empty, probe.layers, fingerprint(model))
+    target = prompt_to_prompt.Target(
+        "", "", edit, recorded_alignment(case), blend=recorded_words(name))
+    edits = prompt_to_prompt.Control(
+        "", (target,), **windows, blend=local_blend.Blend(threshold=facts["lb_th"][0]))
+    return Edit(model, trajectory, recorded_embedding(case), edits, 7.5)
+
+
+def sample(name: str) -> Run:
     run = Run([], [], [])
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         model = golden.load_unet()
-        levels = schedule.make_levels(5, training_alphas(model))
-        source, edit, empty = ([(t, {})] for t in
-                               (case["cond"][:1], case["cond"][1:], case["uncond"][:1]))
-        probe = inversion.run_inversion(
-            model, vp_to_host(model, case["x_t"]), source,
-            schedule.make_levels(1, training_alphas(model)))
-        trajectory = data.Trajectory(
-            case["x_t"].expand(6, -1, -1, -1), levels, "", "", source, empty, probe.layers,
-            fingerprint(model))
-        target = prompt_to_prompt.Target(
-            "", "", edit, recorded_alignment(case), blend=recorded_words(name))
-        edits = prompt_to_prompt.Control(
-            "", (target,), **windows, blend=local_blend.Blend(threshold=facts["lb_th"][0]))
-        own = guider.P2PlusGuider(Edit(model, trajectory, recorded_embedding(case), edits, 7.5))
-        sigmas = levels.sampling_sigmas()
-        start = vp_to_host(model, vp_to_k(case["x_t"], float(sigmas[0])))
+        edit = recorded_edit(model, name)
+        own, sigmas = guider.P2PlusGuider(edit), edit.trajectory.levels.sampling_sigmas()
+        start = vp_to_host(model, vp_to_k(edit.trajectory.noise, float(sigmas[0])))
         mix, mask_of = between_steps.blended, between_steps.blend_mask
 
         def read(heat: torch.Tensor, *arguments: Any) -> torch.Tensor:
