@@ -20,8 +20,7 @@ def run(environment: Environment) -> int:
     relative imports and its folder `nodes` mean what they mean inside ComfyUI.
     """
     custom_nodes = environment.base_directory("lint") / "custom_nodes"
-    rooms = [room for room in PACK_ROOMS if (ROOT / room / "__init__.py").exists()]
-    packages = [part for room in rooms for part in ("-p", f"{PACK_NAME}.{room}")]
+    packages = [part for room in PACK_ROOMS for part in ("-p", f"{PACK_NAME}.{room}")]
     mypy = ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir"]
     cache = str(environment.cache / "mypy")
     tools = ["--explicit-package-bases", "--follow-imports", "silent", *TOOL_FILES]

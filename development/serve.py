@@ -14,7 +14,8 @@ import webbrowser
 from pathlib import Path
 
 from .environment import Environment, ensure
-from .places import PACK_NAME, ROOT
+from .examples import FOLDER
+from .places import PACK_NAME
 from .server import LOCAL, Server, ServerError
 
 OPENED = "Demo"
@@ -28,13 +29,10 @@ def run(environment: Environment, browser: bool, port: int | None) -> None:
     if port is not None and not is_free(port):
         raise ServerError(f"Port {port} is taken by another program; name another one, or none.")
     base = environment.base_directory("serve")
-    graphs = sorted((ROOT / "workflows").glob("*.json"))
-    copy_missing(graphs, base / "user" / "default" / "workflows")
+    copy_missing(sorted(FOLDER.glob("*.json")), base / "user" / "default" / "workflows")
     print("Starting ComfyUI ...", flush=True)
     with Server(environment.python, environment.host, base, port=port) as server:
-        address = server.url
-        if any(graph.stem == OPENED for graph in graphs):
-            address += f"/?template={OPENED}&source={PACK_NAME}"
+        address = f"{server.url}/?template={OPENED}&source={PACK_NAME}"
         print(f"{address}\nCtrl-C stops it; its log is {server.log}", flush=True)
         if browser:
             webbrowser.open(address)
