@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from demo import scenes
 from training import diffusion, vae
-from training.data import Budget
+from training.data import Budget, fidelity
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -114,3 +115,9 @@ def test_of_three_places_the_one_with_most_edges_is_shown(tmp_path: Path) -> Non
         noisy = (columns.max(0).values > 0).float()  # at 0 a place is flat
         found, shown = shown[: vae.CROPS].cpu(), shown[vae.CROPS :]
         assert torch.equal((found > 0).float(), noisy)
+
+
+def test_a_round_trip_that_is_off_by_a_tenth_everywhere_has_twenty_decibels() -> None:
+    found = fidelity(lambda images: torch.where(images > 0.5, images - 0.1, images + 0.1), 5, 2)
+    assert found == dict.fromkeys(scenes.STYLES, 20.0)
+    assert set(fidelity(torch.ones_like, 5, 1).values()) != {20.0}
