@@ -7,6 +7,8 @@ Prints the numbers of the model card and writes evaluation.json and samples.png 
 
 from __future__ import annotations
 
+from . import host_path  # isort: skip  (before anything that imports comfy)
+
 import argparse
 import json
 import random
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from demo import loading, scenes
 
-from . import host_path, judge
+from . import judge
 from .data import fidelity, pixels, take
 
 STEPS, GUIDANCE, SAMPLER, SCHEDULER = 20, 5.0, "dpmpp_2m", "karras"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def test_the_rooms_below_import_none_of_the_host() -> None:
     for room in WITHOUT_HOST:
         found = {place.split("/")[0] for place in known(f"stylediffusion/{room}")}
         assert not found & HOSTS, room
+
+
+@pytest.mark.parametrize("room", ["training", "bench"])
+def test_what_finds_comfyui_is_imported_before_anything_that_needs_it(room: str) -> None:
+    scripts = 0
+    for path in (ROOT / room).glob("*.py"):
+        before: list[str] = []
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (
+                node.module == "training.host_path" or node.names[0].name == "host_path"
+            ):
+                scripts += 1
+                assert {name.split(".")[0] for name in before} <= sys.stdlib_module_names, path.name
+            if isinstance(node, ast.Import):
+                before += [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                before.append("." * node.level + (node.module or ""))
+    assert scripts > 2
 
 
 def test_every_folder_with_code_is_a_room_of_the_map_and_of_the_drawing() -> None:
