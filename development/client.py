@@ -15,7 +15,7 @@ class ServerError(Exception):
 
 
 class Client:
-    """One server; `error` is raised where it does not answer, or refuses what none refuses."""
+    """One server; `error` is what is raised where it does not answer, or answers with one."""
 
     error: type[Exception] = ServerError
 
