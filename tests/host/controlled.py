@@ -30,8 +30,11 @@ LATENT = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(31))
 class Words:
     """A text encoder that gives each prompt random vectors of its own."""
 
-    def tokenize(self, prompt: str) -> str:
-        return prompt
+    def tokenize(self, prompt: str, return_word_ids: bool = False) -> Any:
+        """The prompt, which is then encoded, or its 77 tokens: one for each word."""
+        words = [(i, 1.0, i) for i, _ in enumerate(prompt.split(), 1)]
+        padding = [(0, 1.0, 0)] * (76 - len(words))
+        return {"l": [[(0, 1.0, 0), *words, *padding]]} if return_word_ids else prompt
 
     def encode_from_tokens_scheduled(self, prompt: str) -> data.Conditioning:
         drawn = torch.Generator().manual_seed(sum(map(ord, prompt)))
