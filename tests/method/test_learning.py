@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from tests.method.one_line import (
     OneLine,
     Reached,
     adam_solver,
+    both_solvers,
     drawn,
     learnt,
     quasi_newton_solver,
@@ -149,3 +152,59 @@ def test_more_than_a_hundred_steps_are_learnt_at_a_hundredth_of_the_rate() -> No
             model, learning.LearningRun(latents, levels, solver, WITHOUT_MAPS))
         assert found.steps == steps and torch.isfinite(found.latent).all()
         assert {loss.step for loss in found.losses} == set(range(steps))
+
+
+class Heard(learning.Watch):
+    """Everything that a watch is told, in order."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.began: list[Tensor] = []
+        self.losses: list[learning.InnerLoss] = []
+        self.steps: list[tuple[int, Tensor, Tensor]] = []
+        self.kept: list[learning.Learnt] = []
+
+    def before_step(self, step: learning.LearningStep) -> None:
+        self.kinds.append("begins")
+        self.began.append(step.latent)
+
+    def after_inner(self, loss: learning.InnerLoss) -> None:
+        self.kinds.append("loss")
+        self.losses.append(loss)
+
+    def after_step(self, step: int, latent: Tensor, noise: Tensor) -> None:
+        self.kinds.append("ends")
+        self.steps.append((step, latent, noise))
+
+    def keep(self, learnt: learning.Learnt) -> None:
+        self.kinds.append("keeps")
+        self.kept.append(learnt)
+
+
+@both_solvers
+def test_a_watch_is_told_of_each_step_from_its_beginning_to_what_is_kept(make: Any) -> None:
+    model, heard = OneLine(), Heard()
+    found = learnt(model, make(model), SETTINGS, heard)
+    runs = [kind for kind, _ in itertools.groupby(heard.kinds)]
+    assert runs == ["begins", "loss", "ends", "keeps"] * STEPS
+    assert heard.losses == found.losses
+    alphas = LEVELS.alphas_cumprod.tolist()
+    for i, (step, latent, noise) in enumerate(heard.steps):
+        assert step == i and latent is heard.began[i]
+        here, below = alphas[STEPS - i], alphas[STEPS - i - 1]
+        clean = (latent - (1 - here) ** 0.5 * noise) / here**0.5
+        reached = below**0.5 * clean + (1 - below) ** 0.5 * noise
+        torch.testing.assert_close(heard.kept[i].latent, reached, rtol=1e-4, atol=1e-5)
+        assert not any(tensor.requires_grad for tensor in (
+            latent, noise, heard.kept[i].scale, heard.kept[i].shift))
+
+
+def test_the_solution_of_one_picture_is_its_row_of_everything() -> None:
+    several = learning.Solution(
+        drawn(1, 3, 77, 2), drawn(2, 3, 77, 2), drawn(3, 3, 1, 4, 4), drawn(4, 3, 1, 4, 4))
+    for row in range(3):
+        alone = several.of_picture(row)
+        assert torch.equal(alone.scale, several.scale[row])
+        assert torch.equal(alone.shift, several.shift[row])
+        assert torch.equal(alone.latent, several.latent[row][None])
+        assert torch.equal(alone.noise, several.noise[row][None])
