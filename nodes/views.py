@@ -87,6 +87,8 @@ class ComparisonSheet(io.ComfyNode):
                                 "latent for each edit."),
                 ControlSocket.Input("control", optional=True, tooltip="From P2Plus Controller: the "
                                     "edits are labelled by their prompts."),
+                io.String.Input("labels", optional=True, force_input=True, tooltip="A name for "
+                                "each edit, one a line, in the place of prompts or numbers."),
             ],
             outputs=[
                 io.Image.Output("sheet", tooltip="One picture with everything on it."),
@@ -97,9 +99,9 @@ class ComparisonSheet(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None
+        cls, image: Any, vae: Any, latent: dict[str, Any], control: Any = None, labels: str = ""
     ) -> io.NodeOutput:
-        sheet, report = comparison.compare(image, vae, latent, control)
+        sheet, report = comparison.compare(image, vae, latent, control, labels)
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(sheet, report, ui=shown)
 

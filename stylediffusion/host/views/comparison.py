@@ -13,15 +13,17 @@ from ..inputs import MODEL_OVERFLOW, decoded, one_picture, require_given, sample
 
 
 def compare(
-    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None
+    image: Tensor | None, vae: Any, latent: dict[str, Any] | None, control: Control | None,
+    names: str = "",
 ) -> tuple[Tensor, str]:
     """(sheet [1, H, W, 3] of source, reconstruction and edits, the decibels in words).
 
-    Raises ValueError for a picture or a latent that cannot be shown, or not beside each other.
+    Raises ValueError for a picture or a latent that cannot be shown, or not beside each other, and
+    for names that are not as many as the edits.
     """
     require_given(vae, "VAE", "Load Checkpoint or Load VAE")
     samples = samples_of(latent, "Sample", MODEL_OVERFLOW)
-    labels = edit_labels(len(samples) - 1, control)
+    labels = edit_labels(len(samples) - 1, control, names)
     one_picture(image)  # before the VAE is handed it
     source = vae.vae_encode_crop_pixels(image)[..., :3].float().cpu()
     painted = decoded(vae, samples)
@@ -36,11 +38,18 @@ def compare(
     return sheets.grid(title, "", tiles)[None], report
 
 
-def edit_labels(count: int, control: Control | None) -> list[str]:
-    """A name for each edit: its prompt, or its number where there is no control.
+def edit_labels(count: int, control: Control | None, names: str = "") -> list[str]:
+    """A name for each edit: its line of names, else its prompt, else its number.
 
-    Raises ValueError where the control has another number of targets.
+    Raises ValueError where there are not as many names, or targets in the control, as edits.
     """
+    if lines := [line.strip() for line in names.splitlines() if line.strip()]:
+        if len(lines) != count:
+            raise ValueError(
+                f"the number of lines in labels is {len(lines)} ({', '.join(lines)}), but the "
+                f"number of edits in the latent, after the reconstruction, is {count}; write one "
+                "line for each edit, or connect nothing to labels")
+        return lines
     if control is None:
         return [f"edit {i + 1}" for i in range(count)]
     if len(control.targets) != count:

@@ -55,6 +55,27 @@ def test_edits_are_labelled_by_their_prompts_or_by_number() -> None:
         comparison.edit_labels(1, made)
 
 
+def test_edits_are_labelled_by_the_lines_of_labels_before_all_else() -> None:
+    same = alignment.Alignment(torch.eye(77), torch.ones(77))
+    one = prompt_to_prompt.Target("a red boat", "replace", [], same)
+    made = prompt_to_prompt.Control("a red car", (one,), HALF, HALF, HALF, HALF)
+    assert comparison.edit_labels(2, made, "DDIM\r\n\n null text \n") == ["DDIM", "null text"]
+    assert comparison.edit_labels(1, made, " \n") == ["\u201ca red boat\u201d"]
+    with pytest.raises(ValueError, match=r"lines in labels is 1 \(DDIM\), but .* edits .* is 2.*"
+                       "one line for each edit"):
+        comparison.edit_labels(2, None, "DDIM")
+
+
+def test_labels_stand_on_the_sheet(vae: Any) -> None:
+    with torch.inference_mode():
+        image = photo(64, 96)
+        latent = {"samples": vae.encode(image).expand(2, -1, -1, -1)}
+        numbered, named = (
+            comparison.compare(image, vae, latent, None, names)[0] for names in ("", "null text"))
+        assert torch.equal(comparison.compare(image, vae, latent, None, "edit 1")[0], numbered)
+    assert named.shape == numbered.shape and not torch.equal(named, numbered)
+
+
 @pytest.mark.parametrize(("image", "message"), [
     (photo(64, 64), "the image is 64 x 64, but the decoded latent is 96 x 64; connect the picture"),
     (photo(64, 96, 2), "the image holds 2 pictures, but one is needed.*ImageFromBatch"),
