@@ -25,7 +25,7 @@ SIDE, GAP, BORDER = 512, 8, 6
 PAPER, SMALL = (250, 249, 245), 0.015625  # of 1024 x 1024 pixels: 128 x 128
 DEMO_MODEL, KEEP, HEAT, SWEEP = (
     "StyleDiffusion" + name for name in ("LoadDemoModel", "KeepPixels", "Heatmaps", "TauSweep"))
-LATENTS = ("StyleDiffusionSample", "SamplerCustomAdvanced", SWEEP)
+LATENTS, COMPARED = ("StyleDiffusionSample", "SamplerCustomAdvanced", SWEEP), "BatchLatentsNode"
 # Nodes that a download belongs to, and which of the demo model's outputs stand for theirs.
 DOWNLOADED = {"CheckpointLoaderSimple": (0, 1, 2), "LoraLoader": (0, 1),
               "StyleDiffusionLoadCLIPVision": (3,)}
@@ -80,7 +80,8 @@ def with_results(prompt: Prompt, kinds: set[str]) -> Prompt:
     elif "VAEDecode" in kinds:
         after = [node_of(prompt, "VAEDecode"), 0]
     else:
-        painted = [key for key, node in prompt.items() if node["class_type"] in LATENTS]
+        painted = [key for wanted in ([COMPARED], LATENTS) for key, node in prompt.items()
+                   if node["class_type"] in wanted]
         latent = [*painted, node_of(prompt, "VAEEncode")][0]
         after = add("decoded", "VAEDecode", samples=[latent, 0], vae=[loader_of(prompt), 2])
     add("after", "PreviewImage", images=after)

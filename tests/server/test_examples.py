@@ -90,7 +90,7 @@ def test_a_graph_has_a_value_for_every_input_that_its_nodes_have_now(
 
 
 def test_every_shipped_graph_has_a_thumbnail_and_an_api_form() -> None:
-    assert len(EXAMPLES) == 13 and set(EXAMPLES) == {
+    assert len(EXAMPLES) == 14 and set(EXAMPLES) == {
         path.stem for path in examples.FOLDER.glob("*.jpg")} == {
         path.stem for path in examples.API.iterdir()}
 
@@ -103,6 +103,31 @@ def test_the_demo_is_of_the_trial_chosen_before_training() -> None:
         scene = examples.node_of(prompt, "StyleDiffusionDemoScene")
         assert prompt[scene]["inputs"] == wanted
         assert prompt[examples.node_of(prompt, INVERT)]["inputs"]["prompt"] == [scene, 1]
+
+
+def painters(prompt: Prompt, node_id: str) -> list[str]:
+    """What made each picture of a latent, in order, as the method is called."""
+    node = prompt[node_id]
+    inputs = node["inputs"]
+    if node["class_type"] == "BatchLatentsNode":
+        return [name for latent in inputs.values() for name in painters(prompt, latent[0])]
+    if node["class_type"] == "LatentFromBatch":
+        return painters(prompt, inputs["samples"][0])[inputs["batch_index"]:][:inputs["length"]]
+    if node["class_type"] == "KSampler":
+        return ["SDEdit"]
+    learnt = inputs.get("value_embedding")
+    plain = "direct inversion" if inputs["exact_source"] else "DDIM"
+    method = prompt[learnt[0]]["inputs"].get("learn", "StyleDiffusion") if learnt else plain
+    return ["reconstruction", method]
+
+
+def test_the_names_on_the_sheet_of_all_inversions_are_of_what_painted_each() -> None:
+    prompt = examples.prompt("Inversions side by side")
+    sheet = prompt[examples.node_of(prompt, "StyleDiffusionComparisonSheet")]["inputs"]
+    names = prompt[sheet["labels"][0]]["inputs"]["value"].splitlines()
+    assert painters(prompt, sheet["latent"][0]) == ["reconstruction", *names]
+    assert sorted(names) == sorted(["StyleDiffusion", "null text", "text embedding", "SDEdit",
+                                    "negative prompt", "direct inversion", "DDIM"])
 
 
 @pytest.mark.parametrize("name", OTHERS)
