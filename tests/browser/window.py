@@ -66,7 +66,7 @@ class Window:
 
     def settle(self) -> None:
         """Give the page the moment it needs after a change."""
-        self.page.wait_for_timeout(1000)
+        self.page.wait_for_timeout(500)
 
     def graph(self) -> dict[str, Any]:
         """The graph as the page would save it."""
