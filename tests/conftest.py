@@ -46,7 +46,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays with one worker, and so does the page: two browsers at once are too slow."""
+    """A file stays with one worker, and so does the page: two browsers at once are too slow.
+
+    Files go out in the order of their tests; by itself xdist keeps those of few tests, which may
+    take minutes, for the end, when one worker is idle.
+    """
+    config.option.loadscopereorder = False
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):

@@ -54,12 +54,13 @@ def test_every_worker_has_base_directories_of_its_own(
     assert len(bases_found) == 3 and all(base.is_dir() for base in bases_found)
 
 
-def test_the_page_stays_with_one_worker_and_any_other_file_with_one() -> None:
+def test_the_page_stays_with_one_worker_any_other_file_with_one_and_all_in_their_order() -> None:
     pytest.importorskip("xdist")
     config = SimpleNamespace(
         option=SimpleNamespace(tx=["popen"] * 2), getoption=lambda name: "loadfile",
         getvalue=lambda name: ["popen"] * 2 if name == "tx" else None)
     scheduler = conftest.pytest_xdist_make_scheduler(config, None)
+    assert config.option.loadscopereorder is False
     scopes = [scheduler._split_scope(f"{file}::test_a") for file in (
         "tests/browser/test_page.py", "tests/browser/test_words.py",
         "tests/server/test_log.py", "tests/server/test_saving.py")]
