@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reference.models import randomized, vae_tensors
+from .small_models import randomized, vae_tensors
 
 SD15, SDXL = comfy.supported_models.SD15, comfy.supported_models.SDXL
 # What the host computes in; None is its own choice, on a CPU fp32: too much there for SDXL.

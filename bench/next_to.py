@@ -15,8 +15,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from reference import neighbours
-
+from . import neighbours
 from .chain import SOURCE, Chain, Verdict, apart
 
 Row = tuple[str, float, dict[str, Verdict]]

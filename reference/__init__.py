@@ -1,1 +1,1 @@
-"""What the pack is tried with and compared with: small models, other nodes, edits of a textbook."""
+"""What the pack is compared with: edits as a textbook writes them out, and the bytes they keep."""

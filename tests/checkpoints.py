@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 from safetensors.torch import save_file
 
-from reference.models import randomized, vae_tensors
+from bench.small_models import randomized, vae_tensors
 
 # As in Stable Diffusion 1.5 but for depth: one block a level, two levels of one width.
 UNET = {

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reference.models import UNET_CONFIG, patcher
+from bench.small_models import UNET_CONFIG, patcher
 
 DATA = Path(__file__).parent / "data"
 

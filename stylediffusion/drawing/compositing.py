@@ -39,7 +39,7 @@ class Composite:
 
 
 def keep_pixels(
-    image: Tensor | None, edits: Tensor | None, mask: Tensor | None, feather: int
+    image: Tensor | None, edits: Tensor | None, mask: Tensor, feather: int
 ) -> Composite:
     """Decoded edits [n, h, w, 3] within their masks [n, h, w], the photo [1, H, W, 3] elsewhere.
 
@@ -211,10 +211,8 @@ def _pictures(images: Tensor | None, name: str, source: str) -> Tensor:
     return images[..., :3]
 
 
-def _masks(mask: Tensor | None, count: int, edits: Size, full: Size) -> Tensor:
+def _masks(mask: Tensor, count: int, edits: Size, full: Size) -> Tensor:
     """The masks [count or count - 1, h, w] or [.., H, W]; raises ValueError for any other."""
-    if mask is None or mask.ndim < 2 or 0 in mask.shape:
-        raise ValueError("mask is empty; connect Sample's mask, and see that it is not muted")
     masks = mask.reshape(-1, *mask.shape[-2:])
     if len(masks) not in (count, count - 1):
         raise ValueError(

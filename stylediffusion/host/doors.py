@@ -24,14 +24,14 @@ Node = TypeVar("Node", bound=type)
 SOURCES: dict[str, tuple[str, type | str]] = {  # what to connect, and its type or what it can do
     "MODEL": ("Load Checkpoint", "model_options"), "CLIP": ("Load Checkpoint", "tokenize"),
     "VAE": ("Load Checkpoint or Load VAE", "decode"), "LATENT": ("VAE Encode or Sample", dict),
-    "IMAGE": ("Load Image", Tensor), "MASK": ("a mask", Tensor),
+    "IMAGE": ("Load Image", Tensor), "MASK": ("Sample's mask, or one you painted", Tensor),
     "CONTROL_NET": ("Load ControlNet Model", "set_cond_hint"),
     "CLIP_VISION": ("Load CLIP Vision", "encode_image"),
     "STYLEDIFFUSION_TRAJECTORY": ("DDIM Invert or Generate", Trajectory),
     "STYLEDIFFUSION_VALUE_EMBEDDING": ("Learn Value Embedding", Embedding),
     "STYLEDIFFUSION_CONTROL": ("P2Plus Controller", Control),
 }
-SHAPES = {  # the fewest dimensions, and what has them
+SHAPES = {  # the fewest dimensions, of which none may be 0, and what has them
     "IMAGE": (4, "an image, of shape (count, height, width, channels)"),
     "MASK": (2, "a mask, of shape (count, height, width)")}
 LONGEST_SHOWN = 60
@@ -129,7 +129,7 @@ def _require_kind(wanted: Any, value: Any) -> None:
             f"the {wanted.id} is of another kind ({type(value).__name__}); connect {source}")
     if kind in SHAPES:
         least, shape = SHAPES[kind]
-        if value.ndim < least:
+        if value.ndim < least or 0 in value.shape:
             raise ValueError(
                 f"the {wanted.id} has shape {tuple(value.shape)}, but {shape}, is needed; connect "
                 f"{source}")

@@ -92,17 +92,6 @@ def pictures_of(
     return image
 
 
-def mask_of(mask: Tensor, name: str = "mask") -> Tensor:
-    """A MASK as [n, H, W], of which none is 0; raises ValueError for anything else."""
-    shape = tuple(mask.shape)
-    if len(shape) < 2 or 0 in shape:
-        raise ValueError(
-            f"the {name} has shape {shape}, but a mask, of shape (count, height, width), is "
-            "needed; connect one painted on the picture, or none"
-        )
-    return mask.reshape(-1, *shape[-2:])
-
-
 def one_picture(image: Tensor | None) -> Tensor:
     """The only picture [H, W, 3] of an IMAGE; raises ValueError where it holds another number.
 

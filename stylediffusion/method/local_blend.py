@@ -70,14 +70,8 @@ def blend_mask(
 def painted_masks(mask: Tensor, count: int, height: int, width: int) -> Tensor:
     """A painted mask [1 or count, H, W] at the latent's size: fp32 [count, height, width].
 
-    Raises ValueError for an empty mask, another number of masks, or another shape than the
-    picture's.
+    Raises ValueError for another number of masks, or another shape than the picture's.
     """
-    if 0 in mask.shape:
-        raise ValueError(
-            f"the mask is empty: its shape is {tuple(mask.shape)}; connect a mask of the picture, "
-            "or none"
-        )
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
     if len(mask) not in (1, count):
         raise ValueError(

@@ -23,7 +23,7 @@ ROOMS = {
     "nodes": "stylediffusion/host stylediffusion/method stylediffusion/prompts "
              "stylediffusion/drawing stylediffusion/measures demo",
     "development": "",
-    "reference": "demo",
+    "reference": "",
     "training": "stylediffusion/drawing stylediffusion/measures demo development",
     "gallery": "stylediffusion/drawing demo development training",
     "edits": "stylediffusion/measures development",

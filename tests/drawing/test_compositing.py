@@ -246,8 +246,6 @@ GOOD: dict[str, Any] = {
     ({"mask": torch.ones(3, 40, 56)}, "holds 3 masks, but the number of edits is 2; connect"),
     ({"mask": torch.ones(2, 64, 64)}, "the mask is 64 x 64, but the edits are 56 x 40 and the "
                                       "photo is 60 x 40; connect Sample's mask"),
-    ({"mask": None}, "mask is empty; connect Sample's mask"),
-    ({"edits": torch.ones(1, 40, 56, 3), "mask": torch.ones(0, 40, 56)}, "mask is empty"),
 ])
 def test_what_does_not_belong_together_is_an_error_with_the_remedy(
     spoilt: dict[str, Any], message: str

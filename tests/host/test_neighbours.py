@@ -18,7 +18,7 @@ from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt
 
-from reference import neighbours
+from bench import neighbours
 from tests import families, golden
 from tests.learning_requests import request
 

@@ -115,14 +115,6 @@ def test_of_a_painted_mask_a_thin_line_counts_and_nothing_counts_more_than_once(
                        torch.ones(1, 4, 6))
 
 
-@pytest.mark.parametrize("shape", [(0, 32, 48), (1, 0, 17), (1, 17, 0)])
-def test_an_empty_mask_is_an_error_that_says_its_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=f"the mask is empty: its shape is .{shape[0]}, {shape[1]}"
-    ):
-        local_blend.painted_masks(torch.zeros(shape), 1, 4, 6)
-
-
 def test_a_painted_mask_a_target_stays_with_its_target() -> None:
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
     assert local_blend.painted_masks(masks, 2, 4, 4).amax((1, 2)).tolist() == [0, 1]

@@ -114,10 +114,12 @@ SHAPED = [(n, w) for n, w in EVERY if w.get_io_type() in doors.SHAPES]
 
 @pytest.mark.parametrize(
     ("node", "wanted"), SHAPED, ids=[f"{n.__name__}.{w.id}" for n, w in SHAPED])
-def test_a_tensor_of_too_few_dimensions_is_named_with_its_shape(node: Any, wanted: Any) -> None:
+def test_a_tensor_without_content_or_of_too_few_dimensions_is_named_with_its_shape(
+    node: Any, wanted: Any
+) -> None:
     least = {"IMAGE": 4, "MASK": 2}[wanted.get_io_type()]
-    for dimensions in range(least):
-        shape = (3,) * dimensions
+    empty = [tuple(3 * (i != k) for i in range(least)) for k in range(least)]
+    for shape in [*((3,) * dimensions for dimensions in range(least)), *empty]:
         assert refused(node, wanted, torch.zeros(shape)).startswith(
             f"the {wanted.id} has shape {shape}, but a")
     doors.require_fit(wanted, torch.zeros((3,) * least))

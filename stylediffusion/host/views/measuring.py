@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...measures import dino, perceptual, table, text_agreement
-from ..inputs import mask_of, pictures_of
+from ..inputs import pictures_of
 from ..vision import tower_config
 
 log = logging.getLogger("stylediffusion")
@@ -213,9 +213,7 @@ def measure_edit(
     source = "a picture of Load Image or VAE Decode"
     compared = table.Compared(
         pictures_of(reference, "reference", source), pictures_of(edit, "edit", source),
-        None if mask is None else mask_of(mask),
-        None if looked_at is None else mask_of(looked_at, "looked_at"),
-        _lines(prompt), _lines(source_prompt))
+        _counted(mask), _counted(looked_at), _lines(prompt), _lines(source_prompt))
     wanted = table.needed_networks(compared)
     built, missing = networks(wanted) if with_networks else (
         {}, dict.fromkeys(wanted, "networks is off"))
@@ -225,3 +223,8 @@ def measure_edit(
 
 def _lines(prompts: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in prompts.splitlines() if line.strip())
+
+
+def _counted(mask: Tensor | None) -> Tensor | None:
+    """A MASK as [n, H, W]: some nodes leave the count out."""
+    return None if mask is None else mask.reshape(-1, *mask.shape[-2:])

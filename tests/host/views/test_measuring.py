@@ -184,18 +184,6 @@ def test_what_is_no_picture_in_colour_is_an_error_that_says_its_shape(
         measuring.measure_edit(given["reference"], given["edit"], None, None, "", "", False)
 
 
-@pytest.mark.parametrize("shape", [(), (8,), (0, 8, 8)])
-@pytest.mark.parametrize("place", [0, 1])
-def test_what_is_no_mask_is_an_error_that_says_its_shape(
-    shape: tuple[int, ...], place: int
-) -> None:
-    masks: list[torch.Tensor | None] = [None, None]
-    masks[place] = torch.zeros(shape)
-    name = ("mask", "looked_at")[place]
-    with pytest.raises(ValueError, match=re.escape(f"the {name} has shape {shape}, but a mask")):
-        measuring.measure_edit(pictures(1), pictures(2), *masks, "", "", False)
-
-
 def test_a_mask_without_a_count_is_one_mask() -> None:
     half = torch.zeros(64, 64).index_fill(0, torch.arange(32), 1)
     alone, counted = (

@@ -42,12 +42,12 @@ from safetensors.torch import save_file
 
 import nodes
 
-from . import models
+from . import small_models
 
 DeepShrink = nodes_model_downscale.PatchModelAddDownscale
 WIDTH = 64
 SMALL = {
-    **models.UNET_CONFIG, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
+    **small_models.UNET_CONFIG, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
     "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
 }
 WIDE = {**SMALL, "model_channels": 320, "channel_mult": [1, 1], "transformer_depth": [0, 1],
@@ -130,7 +130,7 @@ def t2i_adapter() -> Any:
     """A T2I-Adapter for the small UNet."""
     made = comfy.t2i_adapter.adapter.Adapter(
         channels=[32, 64, 64, 64], nums_rb=2, cin=192, ksize=1, sk=True, use_conv=False, xl=False)
-    made.load_state_dict({k: v.float() for k, v in models.randomized(made).items()})
+    made.load_state_dict({k: v.float() for k, v in small_models.randomized(made).items()})
     return comfy.controlnet.T2IAdapter(
         made, made.input_channels, 8, "nearest-exact", torch.device("cpu"))
 
@@ -141,7 +141,7 @@ def union_control_net() -> Any:
     made = comfy.cldm.cldm.ControlNet(
         **config, num_heads=8, hint_channels=3, dtype=torch.float32,
         union_controlnet_num_control_type=6)
-    made.load_state_dict({k: v.float() for k, v in models.randomized(made).items()})
+    made.load_state_dict({k: v.float() for k, v in small_models.randomized(made).items()})
     held = comfy.controlnet.ControlNet(made, load_device=torch.device("cpu"))
     return first(nodes_controlnet.SetUnionControlNetType.execute(held, "depth"))
 
@@ -153,8 +153,8 @@ def unet_model(config: dict[str, Any], loud: float = 1.0) -> Any:
     model = made.get_model({})
     unet = model.diffusion_model
     unet.load_state_dict(
-        {k: loud * v.float() for k, v in models.randomized(unet).items()})
-    return models.patcher(model)
+        {k: loud * v.float() for k, v in small_models.randomized(unet).items()})
+    return small_models.patcher(model)
 
 
 def clip(seed: int = 23) -> Any:
