@@ -129,8 +129,8 @@ def _inputs() -> list[io.Input]:
                        "without one); another number departs from your picture."),
         io.Boolean.Input("exact_source", default=False, advanced=True, tooltip="Sets the "
                          "reconstruction back on the way of the inversion after every "
-                         "step (direct inversion): it comes back exactly, even without "
-                         "a value embedding, and the edits follow it."),
+                         "step (direct inversion): it comes back as well as the VAE allows, "
+                         "even without a value embedding, and the edits follow it."),
     ]
 
 
@@ -181,8 +181,7 @@ class P2PlusGuider(io.ComfyNode):
                 io.Noise.Output("noise", tooltip="None: the latent is noise already."),
                 io.Guider.Output("guider", tooltip="The model with the edits; gives the "
                                  "reconstruction and one more row a target."),
-                io.Sampler.Output("sampler", tooltip="Euler, which is DDIM here; with the local "
-                                  "blend after each step where there is one."),
+                io.Sampler.Output("sampler", tooltip="Euler, which is DDIM here."),
                 io.Sigmas.Output("sigmas", tooltip="The noise levels of the trajectory."),
                 io.Latent.Output("latent", tooltip="The noise that the picture was walked back "
                                  "to."),

@@ -20,7 +20,7 @@ from .sockets import CATEGORY, EVERY_SEED, TrajectorySocket, ValueEmbeddingSocke
 
 
 class LearnValueEmbedding(io.ComfyNode):
-    """What the value path must hear to give exactly that photo back."""
+    """What the value path must hear to give that photo back."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,7 +29,7 @@ class LearnValueEmbedding(io.ComfyNode):
             display_name="Learn Value Embedding",
             category=CATEGORY,
             description="Learns, for every step, what the value path of cross-attention must hear "
-            "so that guided sampling gives exactly your picture back. Learn once, edit often.",
+            "so that guided sampling gives your picture back. Learn once, edit often.",
             is_input_list=True,
             search_aliases=["null text inversion", "embedding optimization", "stylediffusion"],
             inputs=[
@@ -43,7 +43,8 @@ class LearnValueEmbedding(io.ComfyNode):
                 io.Combo.Input("preset", options=["fast", "exact"], default="fast",
                                tooltip="fast: a few quasi-Newton updates of the value input, "
                                "kept as a scale and a shift. exact: the authors' networks, "
-                               "schedule and early stop, and slower."),
+                               "schedule and early stop, to compare with; slower, and no nearer "
+                               "to the picture."),
                 io.Float.Input("guidance", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance you will sample with. Higher edits more "
                                "strongly and is harder to learn."),

@@ -81,8 +81,8 @@ def painted_masks(mask: Tensor, count: int, height: int, width: int) -> Tensor:
     own_height, own_width = mask.shape[-2:]
     if not is_of_shape((own_height, own_width), (height, width)):
         raise ValueError(
-            f"the mask is {own_width} x {own_height}, but the latent of the picture that was "
-            f"inverted is {width} x {height}, another shape; paint the mask on that picture"
+            f"the mask is {own_width} x {own_height} pixels, but the picture that was inverted has "
+            f"another shape, {width} x {height} cells of its latent; paint the mask on that picture"
         )
     fitted = F.interpolate(mask, (height, width), mode="bilinear", antialias=True)
     return fitted[:, 0].clamp(0, 1).expand(count, -1, -1)

@@ -114,7 +114,9 @@ def pairs(text: str, what: str) -> list[tuple[str, str]]:
         parts = re.fullmatch(r"(.*)[:\uff1a=](.*)", inside)
         name, value = (part.strip() for part in parts.groups()) if parts else ("", "")
         if not name or not value:
-            raise ValueError(f"'{item}' in {what} is not of the form 'word: number'")
+            raise ValueError(
+                f"'{item}' in {what} is not of the form 'word: number'; write a colon and a "
+                "number behind the word")
         if fold(name) in numbers:
             raise ValueError(
                 f"'{name}' has two numbers in {what}, '{numbers[fold(name)][1]}' and '{value}'; "

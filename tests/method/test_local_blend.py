@@ -136,6 +136,6 @@ def test_a_painted_mask_has_the_pictures_shape_at_any_size(
             local_blend.painted_masks(mask, 1, 16, 24), torch.ones(1, 16, 24)
         )
     else:
-        sizes = f"the mask is {size[1]} x {size[0]}, but the latent .* is 24 x 16, another shape"
+        sizes = f"the mask is {size[1]} x {size[0]} pixels, but .* another shape, 24 x 16 cells"
         with pytest.raises(ValueError, match=sizes):
             local_blend.painted_masks(mask, 1, 16, 24)

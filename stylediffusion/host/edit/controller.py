@@ -206,7 +206,8 @@ def _nowhere(word: str, prompts: list[TokenizedPrompt], what: str) -> str:
     hint = f"; did you mean '{near}'? " if near else ". "
     typed = ", ".join(listed(typed.text for prompt in prompts for typed in prompt.words))
     whose = "Its" if len(texts) == 1 else "Their"
-    return f"'{word}', written in {what}, is not in {places}{hint}{whose} words are: {typed}"
+    return (f"'{word}', written in {what}, is not in {places}{hint}{whose} words are: {typed}; "
+            f"write one of them, or take '{word}' out of {what}")
 
 
 def _mask(prompt: TokenizedPrompt, matches: list[tuple[int, ...]]) -> Tensor:

@@ -45,7 +45,8 @@ class Estimate:
         raise MemoryError(
             f"learning needs about {min(self.needed) / GIB:.1f} GiB beside the model, and "
             f"{free / GIB:.1f} GiB are free; use a smaller picture, {without_maps}close other "
-            "programs, or run the model in half precision (--bf16-unet)"
+            "programs, run the model in half precision (--bf16-unet), or learn nothing: switch "
+            "exact_source of Sample on, with no value_embedding connected"
         )
 
 

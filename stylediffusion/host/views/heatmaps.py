@@ -175,7 +175,7 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
     (height, width), (rows, columns) = picture.shape[:2], trajectory.latents.shape[-2:]
     if not is_of_shape((height, width), (rows, columns)):
         raise ValueError(
-            f"the image is {width} x {height}, but the latent of the picture that was inverted is "
-            f"{columns} x {rows}, another shape; connect the picture that was inverted, or none"
+            f"the image is {width} x {height} pixels, but the picture that was inverted has another "
+            f"shape, {columns} x {rows} cells of its latent; connect that picture, or none"
         )
     return picture

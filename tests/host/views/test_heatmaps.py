@@ -115,7 +115,7 @@ def test_without_a_picture_the_latent_is_seen_in_preview_colours_or_grey(demo: A
 
 @pytest.mark.parametrize(("image", "message"), [
     ((3, 96, 144, 3), "the image holds 3 pictures.*ImageFromBatch"),
-    ((1, 144, 96, 3), "the image is 96 x 144, but the latent .* is 18 x 12, another shape"),
+    ((1, 144, 96, 3), "the image is 96 x 144 pixels, but .* another shape, 18 x 12 cells"),
     ((1, 96, 160, 3), "the image is 160 x 96, but"),
 ])
 def test_a_picture_that_was_not_inverted_is_an_error(
