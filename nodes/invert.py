@@ -29,6 +29,7 @@ class DDIMInvert(io.ComfyNode):
             description="Walks a picture back to the noise it would have come from, under a prompt "
             "that describes it. Editing a picture of your own starts here.",
             search_aliases=["inversion", "edit real image", "prompt to prompt", "stylediffusion"],
+            has_intermediate_output=True,  # a page that was reloaded hears of the words' heat again
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model (epsilon or v "
                                "prediction), with LoRAs applied if you use any."),

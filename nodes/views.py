@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..stylediffusion.host.edit.request import Edit
 from ..stylediffusion.host.views import comparison, heatmaps, tau_sweep
-from ..stylediffusion.host.views.measuring import measure_edit
+from ..stylediffusion.host.views.measuring import files_state, measure_edit
 from ..stylediffusion.measures.table import METRICS
 from ..stylediffusion.method.prompt_to_prompt import TAUS
 from ..stylediffusion.prompts.notation import make_axes
@@ -203,6 +203,10 @@ class EditMetrics(io.ComfyNode):
                   for metric in METRICS),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> list[str]:
+        return files_state()
 
     @classmethod
     def execute(

@@ -6,7 +6,7 @@ which chunk of rows is conditional (0) and which unconditional (1), in whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,9 +131,8 @@ def on_grid(sums: Tensor, layer: AttentionLayer, extra: ExtraOptions) -> Tensor:
     return fitted[0].unflatten(0, grid.shape[:-2])
 
 
-def branch_rows(rows: int, extra: ExtraOptions) -> Iterator[tuple[int, slice]]:
-    """(branch, slice of rows) of every chunk of this call."""
-    branches = extra["cond_or_uncond"]
+def branch_rows(rows: int, branches: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """(branch, slice of rows) of every chunk of a call whose chunks are of these branches."""
     size = rows // len(branches)
     for place, branch in enumerate(branches):
         yield branch, slice(place * size, (place + 1) * size)
@@ -177,7 +176,7 @@ class MapRecorder:
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             probabilities = attention_map(q, k, extra)
-            for branch, rows in branch_rows(len(q), extra):
+            for branch, rows in branch_rows(len(q), extra["cond_or_uncond"]):
                 if branch == CONDITIONAL:
                     columns = on_grid(probabilities[rows][0].mT, layer, extra)
                     self.maps.append(rearrange(columns, "heads tokens h w -> heads (h w) tokens"))
@@ -200,7 +199,7 @@ def value_patch(scale: Tensor, shift: Tensor) -> AttentionPatch:
         parts = [
             value_input(value[rows].float(), scale, shift).to(value.dtype)
             if branch == CONDITIONAL else value[rows]
-            for branch, rows in branch_rows(len(value), extra)
+            for branch, rows in branch_rows(len(value), extra["cond_or_uncond"])
         ]
         return n, context, torch.cat(parts)
 
@@ -213,13 +212,13 @@ def prompt_patch(branch: int, prompt: Tensor) -> AttentionPatch:
     def patch(
         n: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return n, *with_prompt(branch, prompt, context, value, extra)
+        return n, *with_prompt(branch, prompt, context, value, extra["cond_or_uncond"])
 
     return patch
 
 
 def with_prompt(
-    branch: int, prompt: Tensor, context: Tensor, value: Tensor, extra: ExtraOptions
+    branch: int, prompt: Tensor, context: Tensor, value: Tensor, branches: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Key and value inputs with a learnt prompt [77, d], repeated to their length, in its branch.
 
@@ -228,7 +227,7 @@ def with_prompt(
     """
     keys, values = context.clone(), value.clone()
     tokens = prompt.repeat(context.shape[1] // len(prompt), 1).to(context)
-    for chunk, rows in branch_rows(len(context), extra):
+    for chunk, rows in branch_rows(len(context), branches):
         if chunk == branch:
             stop = rows.stop if branch == UNCONDITIONAL else rows.start + 1
             keys[rows.start : stop] = values[rows.start : stop] = tokens

@@ -24,9 +24,11 @@ class ControlledTrajectory(Trajectory):
     """A trajectory walked under a ControlNet, which holds its hint and strength.
 
     Its conditioning, as every trajectory's, is plain data: `under` puts the ControlNet into it.
+    `control_identity` was read before any run, which may leave the model's parts in it.
     """
 
     control_net: ControlBase
+    control_identity: str
 
 
 class FrozenControlNet(ControlBase):
@@ -129,10 +131,14 @@ def control_net_of(trajectory: Trajectory) -> ControlBase | None:
     return trajectory.control_net if isinstance(trajectory, ControlledTrajectory) else None
 
 
-def identity(control_net: ControlBase | None) -> str | None:
+def control_identity_of(trajectory: Trajectory) -> str | None:
+    """What tells the ControlNet that a trajectory was walked under from another; None without."""
+    return (
+        trajectory.control_identity if isinstance(trajectory, ControlledTrajectory) else None)
+
+
+def identity(control_net: ControlBase) -> str:
     """Digits that tell a ControlNet with its hint and strength from another."""
-    if control_net is None:
-        return None
     settings = control_net.strength, sorted(control_net.extra_args.items())
     digest = hashlib.sha256(f"{type(control_net).__name__}{settings}".encode())
     hint = control_net.cond_hint_original

@@ -75,7 +75,7 @@ class PromptHeat:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             step = self._step(extra)
             if step in self.steps:
-                for branch, rows in branch_rows(len(q), extra):
+                for branch, rows in branch_rows(len(q), extra["cond_or_uncond"]):
                     if branch == CONDITIONAL:
                         columns = self._columns(q[rows], k[rows], extra, step).T
                         columns = on_grid(columns, layer, extra)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
@@ -39,6 +41,7 @@ REMEDIES = {
     errno.EINVAL: f"the disk takes no such name, as with : or ? on Windows; {NAME}",
 }
 LONGEST_SHOWN = 200
+LISTED_SECONDS = 1.0
 
 
 def save_inversion(
@@ -67,6 +70,7 @@ def save_inversion(
         remove_stale_parts(Path(folder), ENDING)
         path = Path(folder) / f"{name}_{counter:05}_{ENDING}"
         inversion_file.save(path, trajectory, embedding)
+        _listed.cache_clear()
     except OSError as error:
         raise ValueError(_not_saved(error, filename_prefix)) from error
     return path
@@ -96,15 +100,22 @@ def saved_inversions() -> list[str]:
     """All inversions in the output and input folders, newest first, as "name [folder]".
 
     Folders may hold anything, and change meanwhile: what cannot be read, or typed, is left out.
+    The host asks several times a prompt, of folders of any size: a list is good for a second.
     """
+    second = int(time.monotonic() / LISTED_SECONDS)
+    return list(_listed(second, tuple((kind, folder()) for kind, folder in FOLDERS.items())))
+
+
+@lru_cache(maxsize=1)
+def _listed(second: int, folders: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     files = []
-    for kind, folder in FOLDERS.items():
-        root = Path(folder())
+    for kind, folder in folders:
+        root = Path(folder)
         for path, modified in _files_under(root):
             name = path.relative_to(root).as_posix()
             if _is_text(name):
                 files.append((modified, f"{name} [{kind}]"))
-    return [name for _, name in sorted(files, reverse=True)]
+    return tuple(name for _, name in sorted(files, reverse=True))
 
 
 def _files_under(root: Path) -> Iterator[tuple[Path, float]]:

@@ -47,15 +47,17 @@ def encode(clip: Any, prompt: str) -> Conditioning:
 def stacked(prompts: list[Conditioning]) -> Conditioning:
     """One conditioning entry with a row a prompt, so that the host pairs rows with latents.
 
-    Shorter prompts are repeated to the length of all, as the host does with two.
+    Shorter prompts are repeated to the length of all, as the host does with two. A saved prompt is
+    on the CPU, a new one where the host keeps its own: all go to the first one's device.
     """
     entries = [prompt[0] for prompt in prompts]
+    device = entries[0][0].device
     length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
     merged = dict(entries[0][1])
     for key, value in entries[0][1].items():
         if isinstance(value, Tensor) and value.shape[:1] == (1,):
-            merged[key] = torch.cat([entry[1][key] for entry in entries])
-    rows = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
+            merged[key] = torch.cat([entry[1][key].to(device) for entry in entries])
+    rows = [tensor.to(device).repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
     return [(torch.cat(rows), merged)]
 
 

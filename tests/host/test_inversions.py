@@ -47,6 +47,27 @@ def test_inversions_are_numbered_and_listed_newest_first(made: Any, output: Path
     assert inversions.path_of(names[0]).is_file()
 
 
+def test_the_folders_are_gone_through_once_a_second_however_often_the_host_asks(
+    made: Any, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, scans, scan = [100.0], list[str](), os.scandir
+
+    def counted(folder: str) -> Any:
+        scans.append(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(inversions.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(inversions.os, "scandir", counted)
+    for _ in range(4):
+        LoadInversion.INPUT_TYPES()
+    assert scans.count(str(output)) == 1
+    saved = inversions.save_inversion(made[1], None, "cat")
+    assert f"{saved.name} [output]" in inversions.saved_inversions()
+    saved.unlink()
+    now[0] += 1
+    assert f"{saved.name} [output]" not in inversions.saved_inversions()
+
+
 @pytest.mark.parametrize("prefix", ["../cat", "../../cat", "/tmp/cat", "kept/../../cat"])
 def test_nothing_is_written_outside_the_output_folder(
     made: Any, output: Path, prefix: str

@@ -79,3 +79,14 @@ def test_prompts_that_a_schedule_changes_on_the_way_are_an_error_with_a_remedy()
 def test_a_checkpoint_without_text_encoder_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="connect a CLIP loader"):
         text_encoder.encode(None, "a cat")
+
+
+def test_prompts_from_a_file_and_new_ones_meet_on_the_first_ones_device() -> None:
+    """As under --gpu-only, where the host keeps new prompts on the card."""
+    def entry(device: str) -> Any:
+        return [(torch.zeros(1, 77, 8, device=device),
+                 {"pooled_output": torch.zeros(1, 8, device=device)})]
+
+    (tensor, extra), = text_encoder.stacked([entry("meta"), entry("cpu")])
+    assert tensor.shape == (2, 77, 8) and extra["pooled_output"].shape == (2, 8)
+    assert {tensor.device.type, extra["pooled_output"].device.type} == {"meta"}

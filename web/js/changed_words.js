@@ -36,10 +36,9 @@ const refreshAll = () => everyNode(app.graph).forEach(refresh)
 const outputOf = (node) => node && (outputs.get(node) ??
   (node.graph === app.graph ? app.nodeOutputs[node.id] : undefined))
 
-// After an undo the nodes are new ones, and what they gave is still known.
-const showAll = () => {
-  refreshAll()
-  for (const node of app.graph.nodes) showReport(node, app.nodeOutputs[node.id])
+// After an undo, or in another tab, the nodes are new ones, and what they gave is still known.
+const showReports = (given = app.nodeOutputs) => {
+  for (const node of app.graph?.nodes ?? []) showReport(node, given[node.id])
 }
 
 const chain = (owner, name, more) => {
@@ -105,5 +104,9 @@ app.registerExtension({
       if (isWatched(node, widget)) chain(widget, "callback", () => refreshAll())
     }
   },
-  afterConfigureGraph: showAll,
+  afterConfigureGraph() {
+    refreshAll()
+    showReports()
+  },
+  onNodeOutputsUpdated: showReports,
 })

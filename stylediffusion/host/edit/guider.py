@@ -56,18 +56,24 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """As the host's guider; the latent is shared by all rows.
 
-        Raises ValueError for a latent, noise, sigmas or a sampler that are not of this trajectory.
+        Raises ValueError for a latent, noise, sigmas or a sampler that are not of this trajectory,
+        and for a noise mask.
         """
+        if denoise_mask is not None:
+            raise ValueError(
+                "the latent has a noise mask, outside which the host would put the trajectory's "
+                "noise; take Set Latent Noise Mask away, and give the mask to P2Plus Controller"
+            )
         require_size(latent_image, self.trajectory)
         require_own_road(self.trajectory, noise, sigmas)
         chosen = portions(self.model_patcher, self.trajectory, self.control)
         runs: list[tuple[Tensor, Tensor]] = []
         seen: list[Tensor] = []
         for place, targets in enumerate(chosen):
-            follow = _following(callback, place, len(chosen), seen)
+            follow = _following(callback, place, chosen, seen)
             runs.append(self._sample(
-                portion_of(self.control, targets), noise, latent_image, sampler, sigmas,
-                denoise_mask, follow, disable_pbar, seed))
+                portion_of(self.control, targets), noise, latent_image, sampler, sigmas, follow,
+                disable_pbar, seed))
         blends = self.control is not None and self.control.blends
         self.masks = joined([mask for _, mask in runs], chosen) if blends else None
         source = runs[0][0][:1]
@@ -75,8 +81,8 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
 
     def _sample(
         self, control: Control | None, noise: Tensor, latent: Tensor,
-        sampler: comfy.samplers.Sampler, sigmas: Tensor, denoise_mask: Tensor | None,
-        callback: Callback, disable_pbar: bool, seed: int | None,
+        sampler: comfy.samplers.Sampler, sigmas: Tensor, callback: Callback, disable_pbar: bool,
+        seed: int | None,
     ) -> tuple[Tensor, Tensor]:
         """VP latents of the source and some targets, and the masks these were blended by."""
         steps, device = len(sigmas) - 1, self.model_patcher.load_device
@@ -99,7 +105,7 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
             latents_k: Tensor = super().sample(
                 noise.expand(plan.rows, -1, -1, -1).clone(),
                 latent.expand(plan.rows, -1, -1, -1).clone(),
-                sampler, sigmas, denoise_mask, counted, disable_pbar, seed,
+                sampler, sigmas, None, counted, disable_pbar, seed,
             )
         finally:
             self.run = None
@@ -112,22 +118,25 @@ class P2PlusGuider(comfy.samplers.CFGGuider):
         """The host's guided prediction, with the patches of the step that the run is at."""
         options = model_options or {}
         if self.run is not None:
+            if not self.run.positive:
+                self.run.positive = frozenset(cond["uuid"] for cond in self.conds["positive"])
             options = self.run.options(options)
         denoised: Tensor = super().predict_noise(x, timestep, options, seed)
         return denoised
 
 
 def _following(
-    callback: Callback | None, place: int, count: int, seen: list[Tensor]
+    callback: Callback | None, place: int, chosen: list[list[int]], seen: list[Tensor]
 ) -> Callback:
     """A callback for one of several portions: its share of all steps; at the end all rows."""
+    count = len(chosen)
 
     def follow(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         if callback is None:
             return
         if step + 1 == total and count > 1:
-            seen.append(x0[1:] if seen else x0)
-            x0 = torch.cat(seen)
+            seen.append(x0[1:])
+            x0 = torch.cat([x0[:1], joined(seen, chosen[: place + 1])])
         callback(step + place * total, x0, x, count * total)
 
     return follow

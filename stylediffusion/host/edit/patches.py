@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...method.data import CONDITIONAL
-from ...method.edit_plan import HEAT_COLUMNS, CallRows, EditPlan, Phase
+from ...method.data import CONDITIONAL, UNCONDITIONAL
+from ...method.edit_plan import HEAT_COLUMNS, Branches, CallRows, EditPlan, Phase
 from ...method.layers import AttentionLayer
 from ...method.prompt_to_prompt import injects_self_attention
 from ..attention import (
@@ -33,7 +33,7 @@ class EditRun:
     `layers` are all cross-attention layers, `heat_layers` those whose maps local blend reads.
     `columns` collects, layer by layer, the blend words' columns [targets, 4, h, w] summed over
     heads. A layer that another node replaces is deferred to our replacement behind it: both need
-    the true queries.
+    the true queries. `positive` are the host's ids of the positive prompt.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class EditRun:
         self.plan, self.layers = plan, layers
         self.step = 0
         self.columns: list[Tensor] = []
+        self.positive: frozenset[Any] = frozenset()
         self._heat_keys = {_key(layer) for layer in heat_layers}
         self._heat_layers = heat_layers
         self._deferred: set[LayerKey] = set()
@@ -89,7 +90,7 @@ class EditRun:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """attn1_patch: inside their windows target rows look with the source's query and key."""
         width, full_width = extra["activations_shape"][-1], extra["original_shape"][-1]
-        rows = self.plan.self_rows(self.step, tuple(extra["cond_or_uncond"]))
+        rows = self.plan.self_rows(self.step, self._branches(extra))
         if rows is None or not injects_self_attention(n.shape[1], width, full_width):
             return n, context, value
         query = n.index_select(0, rows.to(n.device))
@@ -118,7 +119,7 @@ class EditRun:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             deferred, heat = self._is_deferred(extra), self._reads_heat(extra)
             rows = self._rows(extra, heat)
-            heat = heat and CONDITIONAL in extra["cond_or_uncond"]
+            heat = heat and CONDITIONAL in self._branches(extra)
             if deferred:
                 q, k, v = rows.queries(q), rows.queries(k), self._mixed(v, extra, heat)
             if heat:
@@ -134,7 +135,8 @@ class EditRun:
         self, context: Tensor, value: Tensor, extra: ExtraOptions, deferred: bool, heat: bool
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer; layers of a call that are given the same share them."""
-        moment = self.step, tuple(extra["cond_or_uncond"])
+        branches = self._branches(extra)
+        moment = self.step, branches
         last = self._inputs.get((deferred, heat))
         if last is not None and last[0] == moment and last[1] is context and last[2] is value:
             return last[3], last[4]
@@ -142,7 +144,7 @@ class EditRun:
         learnt = self.plan.prompt_embedding
         if learnt is not None:
             keys, values = with_prompt(
-                learnt.branch, learnt.contexts[self.step], context, value, extra)
+                learnt.branch, learnt.contexts[self.step], context, value, branches)
         embeds = self.plan.value_embedding is not None
         if embeds or heat or (self.phase.injects_cross and not deferred):
             values = self._mixed(values, extra, heat, embed=True, inject=not deferred)
@@ -157,7 +159,7 @@ class EditRun:
     ) -> Tensor:
         """Values for every row of the attention: embedded, mixed, and the second ones."""
         parts, second, heat_rows = [], [], []
-        for branch, rows in branch_rows(len(values), extra):
+        for branch, rows in branch_rows(len(values), self._branches(extra)):
             chunk = values[rows]
             if branch == CONDITIONAL:
                 chunk = self.plan.embedded(self.step, chunk) if embed else chunk.float()
@@ -169,7 +171,12 @@ class EditRun:
         return torch.cat([*parts, *second, *heat_rows]).to(values.dtype)
 
     def _rows(self, extra: ExtraOptions, heat: bool) -> CallRows:
-        return self.plan.call_rows(self.step, tuple(extra["cond_or_uncond"]), heat)
+        return self.plan.call_rows(self.step, self._branches(extra), heat)
+
+    def _branches(self, extra: ExtraOptions) -> Branches:
+        """The branch of each chunk: in calls that other nodes make the first may be a negative."""
+        return tuple(CONDITIONAL if prompt in self.positive else UNCONDITIONAL
+                     for prompt in extra["uuids"])
 
     def _is_deferred(self, extra: ExtraOptions) -> bool:
         """Whether the layer of this call is deferred to the replacement behind another node's."""

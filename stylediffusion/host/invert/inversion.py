@@ -21,7 +21,7 @@ from ...method.schedule import Levels, make_levels
 from .. import text_encoder
 from ..attention import LayerFinder, occupied, uncompiled, with_patch, with_replacements
 from ..caching import Asked, may_cache
-from ..control_nets import ControlledTrajectory, under
+from ..control_nets import ControlledTrajectory, identity, under
 from ..heat import PromptHeat
 from ..inputs import VAE_OVERFLOW, require_given, require_text, samples_of
 from ..latent_units import vp_to_k
@@ -141,14 +141,15 @@ def invert_and_watch(
     levels = make_levels(steps, training_alphas(model))
     positive, negative = (text_encoder.encode(clip, words) for words in (prompt, negative_prompt))
     require_own_prompts(model, positive, negative)
-    identity = fingerprint(model)
+    controlled = () if control_net is None else (control_net, identity(control_net))
+    made_with = fingerprint(model)
     columns = word_columns(text_encoder.tokenize(clip, prompt))
     inversion = run_inversion(
         model, samples, under(control_net, positive), levels, refine, columns)
     parts = (inversion.latents, levels, prompt, negative_prompt, positive, negative,
-             inversion.layers, identity)
+             inversion.layers, made_with)
     trajectory = (
-        Trajectory(*parts) if control_net is None else ControlledTrajectory(*parts, control_net))
+        ControlledTrajectory(*parts, *controlled) if controlled else Trajectory(*parts))
     heat = inversion.heat
     return trajectory, None if heat is None else WordHeat(prompt, heat)
 

@@ -33,7 +33,7 @@ class TokenGram:
         """The attention of one layer as it is, seen on the way; layers count alike."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
-            for branch, rows in branch_rows(len(q), extra):
+            for branch, rows in branch_rows(len(q), extra["cond_or_uncond"]):
                 if branch == CONDITIONAL:
                     maps = attention_map(q[rows], k[rows], extra)
                     maps = maps.unflatten(-1, (-1, CHUNK_TOKENS)).sum(-2)

@@ -22,7 +22,7 @@ from ...method.learning import Learnt, Solver
 from ...method.schedule import MAX_STEPS
 from ...storage import learning_file
 from ...storage.reading import DamagedError
-from ..control_nets import control_net_of, identity
+from ..control_nets import control_identity_of
 
 log = logging.getLogger("stylediffusion")
 KEPT_SECONDS = 7 * 24 * 3600
@@ -119,7 +119,7 @@ def run_file(trajectory: Trajectory, image_tokens: Tensor | None, *more: Any) ->
         if tensor is not None:
             digest.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
     words = (trajectory.fingerprint, trajectory.prompt, trajectory.negative_prompt,
-             identity(control_net_of(trajectory)), *more)
+             control_identity_of(trajectory), *more)
     digest.update(repr(words).encode())
     folder = Path(folder_paths.get_user_directory()) / "stylediffusion"
     _remove_old(folder)

@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...drawing import sheets
@@ -19,8 +20,9 @@ from ...prompts import notation
 from ...prompts.positions import positions_of
 from ...prompts.words import bare, listed, nearest
 from .. import text_encoder
-from ..attention import uncompiled, with_replacements
+from ..attention import COMPILE_KEY, uncompiled, with_replacements
 from ..control_nets import control_net_of, under
+from ..edit.portions import portion_of
 from ..edit.request import Edit
 from ..edit.sampling import sample_edits
 from ..heat import PromptHeat, background
@@ -48,7 +50,8 @@ def heatmaps(
 ) -> tuple[Tensor, Tensor]:
     """(sheet [1, H, W, 3] with a tile for each word, masks [words, H, W] in 0..1).
 
-    Seen on the trajectory, or while it is sampled where there is an embedding or a control.
+    Seen on the trajectory, or while it is sampled, beside no other target, where there is an
+    embedding or a control.
     """
     trajectory, steps = edit.trajectory, chosen_steps(request.steps, edit.trajectory.steps)
     prompt = text_encoder.tokenize(clip, prompt_of(trajectory, edit.control, request.target))
@@ -56,10 +59,12 @@ def heatmaps(
     picture = (
         background(edit.model, trajectory) if image is None else own_picture(image, trajectory))
     sampled = edit.control is not None or edit.embedding is not None
-    heat = PromptHeat(
-        columns, steps, request.target, edit.control, trajectory.steps, edit.model.load_device)
+    control, row = edit.control, min(request.target, 1)
+    if control is not None:
+        control = portion_of(control, [max(request.target - 1, 0)])
+    heat = PromptHeat(columns, steps, row, control, trajectory.steps, edit.model.load_device)
     if sampled:
-        watch_sampling(edit, heat)
+        watch_sampling(replace(edit, control=control), heat)
     else:
         watch_trajectory(edit, heat)
     assert heat.sums is not None
@@ -108,6 +113,7 @@ def watch_trajectory(edit: Edit, heat: PromptHeat) -> None:
 def watch_sampling(edit: Edit, heat: PromptHeat) -> None:
     """One sampling run, as the Sample node's at the guidance that was learnt."""
     watched = edit.model.clone()
+    watched.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
     watched.model_options = with_replacements(
         watched.model_options, watched_layers(edit.trajectory), heat.replacement)
     sample_edits(replace(edit, model=watched))
@@ -175,7 +181,7 @@ def own_picture(image: Tensor, trajectory: Trajectory) -> Tensor:
     (height, width), (rows, columns) = picture.shape[:2], trajectory.latents.shape[-2:]
     if not is_of_shape((height, width), (rows, columns)):
         raise ValueError(
-            f"the image is {width} x {height} pixels, but the picture that was inverted has another "
-            f"shape, {columns} x {rows} cells of its latent; connect that picture, or none"
+            f"the image is {width} x {height} pixels, but the picture that was inverted has "
+            f"another shape, {columns} x {rows} cells of its latent; connect that picture, or none"
         )
     return picture

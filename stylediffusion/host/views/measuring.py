@@ -85,6 +85,12 @@ FILES: dict[str, tuple[WeightFile, ...]] = {
 }
 
 
+def files_state() -> list[str]:
+    """Which of the networks' files are there, and in what state: another one, another report."""
+    paths = [file.path() for files in FILES.values() for file in files]
+    return [f"{path} {os.stat(path).st_mtime_ns}" for path in paths if path is not None]
+
+
 def networks(wanted: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Those of the wanted networks whose files are there, and for each other one the reason."""
     built: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_patcher
+import comfy.samplers
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.host.attention import fused_attention
@@ -192,3 +193,22 @@ def test_earlier_patches_of_both_kinds_come_first(name: str) -> None:
         model.set_model_attn2_patch(louder)
 
     check(name, equip, {"attn1_patch": brighter, "attn2_patch": louder})
+
+
+@every_edit
+def test_a_call_that_another_node_makes_with_the_negative_prompt_is_no_conditional_one(
+    name: str
+) -> None:
+    """As SelfAttentionGuidance and PerpNeg do: the negative prompt alone, under our patches."""
+    off: list[float] = []
+
+    def again(given: dict[str, Any]) -> torch.Tensor:
+        (alone,) = comfy.samplers.calc_cond_batch(
+            given["model"], [given["uncond"]], given["input"], given["sigma"],
+            given["model_options"])
+        off.append(golden.relative(alone, given["uncond_denoised"]))
+        plain: torch.Tensor = given["denoised"]
+        return plain
+
+    check(name, lambda model: model.set_model_sampler_post_cfg_function(again))
+    assert len(off) == len(TIMESTEPS) and max(off) < 1e-5

@@ -68,7 +68,7 @@ def test_only_the_rows_that_a_prompt_embedding_is_for_are_changed(
     for step in range(3):
         for kind in (NULL_TEXT, TEXT_EMBEDDING):
             keys, values = with_prompt(
-                BRANCHES[kind], table[step], context, value, {"cond_or_uncond": kinds})
+                BRANCHES[kind], table[step], context, value, kinds)
             wanted_keys, wanted_values = context.clone(), value.clone()
             for place, chunk in enumerate(kinds):
                 rows = [0, 1, 2] if kind == NULL_TEXT and chunk == 1 else \

@@ -88,6 +88,36 @@ def test_the_callback_sees_one_long_run_and_every_row_at_its_end(
     assert [rows for _, rows, _ in seen] == [3, 3, 3, 3, 2, 2, 2, 4]
 
 
+def test_at_the_end_the_callbacks_rows_are_in_the_order_of_the_targets(model: Any) -> None:
+    """As SamplerCustomAdvanced gives denoised_output; the first and the third target run first."""
+    seen: list[torch.Tensor] = []
+    edits = several("replace", "replace", "replace")
+    longer = [replace(target, conditioning=[(target.conditioning[0][0].repeat(1, n, 1), {})],
+                      alignment=alignment.Alignment(torch.eye(77).repeat(1, n) / n,
+                                                    torch.ones(77 * n)))
+              for target, n in zip(edits.targets, (2, 3, 2), strict=True)]
+    edits = replace(edits, targets=tuple(longer), blend=None)
+    with torch.inference_mode():
+        trajectory = trajectory_of(model)
+        assert portions.portions(model, trajectory, edits) == [[0, 2], [1]]
+        parts = sampling.sampling_parts(Edit(model, trajectory, None, edits, GUIDANCE))
+        start = parts.latent["samples"]
+        rows = parts.guider.sample(
+            torch.zeros_like(start), start, parts.sampler, parts.sigmas, disable_pbar=True,
+            callback=lambda step, x0, x, total: seen.append(x0), seed=0)
+    differences = torch.cdist(seen[-1].flatten(1).cpu(), rows.flatten(1))
+    assert differences.argmin(1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_noise_mask_is_refused_for_it_would_keep_the_noise(model: Any) -> None:
+    with torch.inference_mode():
+        parts = sampling.sampling_parts(Edit(model, trajectory_of(model), None, None, GUIDANCE))
+        start = parts.latent["samples"]
+        with pytest.raises(ValueError, match="the latent has a noise mask.*to P2Plus Controller"):
+            parts.guider.sample(torch.zeros_like(start), start, parts.sampler, parts.sigmas,
+                                torch.ones(1, 1, 16, 24), disable_pbar=True, seed=0)
+
+
 @pytest.mark.parametrize(("chunks", "wanted"), [
     ([1, 2, 4], [[0, 1, 2]]), ([4, 5, 7], [[0], [1], [2]]), ([4, 5, 2, 5, 1], [[0, 2, 4], [1, 3]]),
 ])

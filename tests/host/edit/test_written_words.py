@@ -91,7 +91,8 @@ def test_an_error_names_the_nearest_word_and_all_there_are(clip: Any) -> None:
         wished(clip, "a tiger in the forest", emphasis="tigre: 2")
     assert str(caught.value) == (
         "'tigre', written in emphasis, is not in 'a tiger in the forest'; did you mean 'tiger'? "
-        "Its words are: a, tiger, in, the, forest; write one of them, or take 'tigre' out of emphasis")
+        "Its words are: a, tiger, in, the, forest; write one of them, or take 'tigre' out of "
+        "emphasis")
     with pytest.raises(ValueError, match=r"is not in 'a .*cat', 'a .*boat'\. Their words are: a, "):
         wished(clip, BOAT, blend_words="zebra")
 

@@ -109,6 +109,27 @@ def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
     assert not list(user_folder.iterdir())
 
 
+def test_a_stopped_run_goes_on_under_the_same_trajectory_though_the_run_left_its_mark(
+    model: Any, control_net: Any, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host keeps DDIM Invert's output, with what an interrupted run put into its ControlNet."""
+    walked = inverted(model, control_net, hint())
+    keep = host_learning.HostWatch.keep
+
+    def stopping(self: Any, learnt: learning.Learnt) -> None:
+        keep(self, learnt)
+        raise comfy.model_management.InterruptProcessingException
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host_learning.HostWatch, "keep", stopping)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            learn(model, walked)
+    walked.control_net.pre_run(model.model, lambda percent: 0.0)  # as the host starts any run
+    assert len(list(user_folder.iterdir())) == 1
+    learn(model, walked)
+    assert not list(user_folder.iterdir())
+
+
 def test_a_control_net_alone_needs_no_operation_looked_at(
     model: Any, control_net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

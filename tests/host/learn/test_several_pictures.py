@@ -253,7 +253,8 @@ def test_only_what_can_share_its_passes_is_grouped(
     way, fast = ways[0], request()
     longer = replace(way, positive=[(way.positive[0][0].repeat(1, 2, 1), {})])
     wider = replace(way, latents=way.latents.repeat(1, 1, 1, 2))
-    under: Any = ControlledTrajectory(**vars(way), control_net=cast(Any, object()))
+    under: Any = ControlledTrajectory(
+        **vars(way), control_net=cast(Any, object()), control_identity="")
     other_levels = replace(way, levels=make_levels(STEPS, torch.linspace(
         0.99, 0.005, 1000, dtype=torch.float64)))
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from stylediffusion_pack.demo import loading
+from stylediffusion_pack.stylediffusion.host.edit import portions
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.text_encoder import encode, tokenize
@@ -146,6 +147,22 @@ def test_a_target_is_asked_for_its_own_words(demo: Any, clip: Any) -> None:
         masks("blue", 1)
     with pytest.raises(ValueError, match="target is 3, but the number of targets .* is 2; set"):
         masks("", 3)
+
+
+def test_a_targets_heat_is_its_own_however_many_targets_there_are_and_fit(
+    demo: Any, clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, trajectory = demo
+    prompts = ("a red boat", "a blue car", "a red house")
+
+    def masks(target: int, *written: str) -> torch.Tensor:
+        edit = Edit(model, trajectory, None, edits(clip, trajectory, *written))
+        with torch.inference_mode():
+            return heatmaps.heatmaps(edit, clip, None, heatmaps.HeatRequest("", target))[1]
+
+    monkeypatch.setattr(portions, "targets_at_once", lambda *_: 1)
+    for place, prompt in enumerate(prompts, 1):
+        assert torch.equal(masks(place, *prompts), masks(1, prompt))
 
 
 def test_a_target_without_a_control_is_an_error(demo: Any, clip: Any) -> None:

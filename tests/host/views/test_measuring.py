@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
+from stylediffusion_pack.nodes.views import EditMetrics
 from stylediffusion_pack.stylediffusion.host import vision
 from stylediffusion_pack.stylediffusion.host.views import measuring
 from stylediffusion_pack.stylediffusion.measures import table
@@ -190,3 +192,12 @@ def test_a_mask_without_a_count_is_one_mask() -> None:
         measuring.measure_edit(pictures(1), pictures(2), mask, None, "", "", False).report
         for mask in (half, half[None]))
     assert alone == counted and "unmasked" in alone
+
+
+def test_a_file_that_was_put_there_has_the_report_made_again(folders: dict[str, Path]) -> None:
+    before = EditMetrics.fingerprint_inputs(reference=None)
+    path = folders["clip_vision"] / "dino-vitb8.safetensors"
+    path.write_bytes(b"first")
+    there = EditMetrics.fingerprint_inputs(reference=None)
+    os.utime(path, ns=(1, 1))
+    assert before != there != EditMetrics.fingerprint_inputs(reference=None)
