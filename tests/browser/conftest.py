@@ -27,6 +27,11 @@ MODES = {"classic": False, "nodes 2.0": True}
 @pytest.fixture(scope="session")
 def able() -> None:
     """Where there is no browser the tests are skipped; where CI is set they fail."""
+    require_browser()
+
+
+def require_browser() -> None:
+    """Skip, or on CI fail, where there is no browser."""
     lacking = browser.missing()
     if lacking and os.environ.get("CI"):
         pytest.fail(f"The page cannot be tested: {lacking}")

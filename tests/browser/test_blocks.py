@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator
 
 from development import examples, graphs
 from development.server import checked
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
     from .window import Window
 
 BLOCK, TITLE = "Prompt to Prompt Image Edit (StyleDiffusion)", "StyleDiffusion edit"
@@ -34,7 +35,7 @@ CONNECTED = """written => {
 }"""
 
 
-def found(window: "Window", words: str) -> Locator:
+def found(window: "Window", words: str) -> "Locator":
     """The block among what the open search finds for these words."""
     window.page.keyboard.press("Control+a")
     window.page.keyboard.type(words)

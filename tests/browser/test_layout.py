@@ -111,6 +111,10 @@ def test_after_a_run_no_picture_covers_another_node_reports_outlive_an_undo_and_
     assert [report.is_visible() for report in said] == [True, True]
     moved_and_undone(either)
     assert [report.is_visible() for report in said] == [True, True]
+    for command in ("Comfy.NewBlankWorkflow", "Workspace.PreviousOpenedWorkflow"):
+        either.page.evaluate("id => app.extensionManager.command.execute(id)", command)
+        either.settle()
+    assert [report.is_visible() for report in said] == [True, True]
     show(either)
     seen = [heat(either, line, text) for line, text in (
         (0, "brown"), (0, "orange"), (0, "city"), (1, "cat"))]

@@ -12,6 +12,16 @@ from development.places import PACK_NAME
 from development.server import Server
 
 SECONDS = 300.0
+RESTED = """() => new Promise(done => {
+    let rest
+    const end = () => { seen.disconnect(); clearTimeout(rest); clearTimeout(most); done() }
+    const again = () => { clearTimeout(rest); rest = setTimeout(end, 200) }
+    const seen = new MutationObserver(again)
+    const most = setTimeout(end, 500)
+    seen.observe(document, { subtree: true, childList: true, attributes: true,
+                             characterData: true })
+    again()
+})"""
 # What the host's page itself reports on every machine, and why.
 HOSTS_OWN = {
     r"404 .*/user\.css$": "a user's own style sheet, which a new user does not have",
@@ -65,8 +75,8 @@ class Window:
         self.settle()
 
     def settle(self) -> None:
-        """Give the page the moment it needs after a change."""
-        self.page.wait_for_timeout(500)
+        """Wait until the page's document has rested, half a second at the most."""
+        self.page.evaluate(RESTED)
 
     def graph(self) -> dict[str, Any]:
         """The graph as the page would save it."""
@@ -92,7 +102,7 @@ class Window:
         self.press_run()
         self.until(lambda: self.of("execution_success", "execution_error"), seconds)
         assert not self.of("execution_error"), self.of("execution_error")
-        self.settle()
+        self.page.wait_for_timeout(500)  # pictures on the canvas are not in the document
 
     def of(self, *kinds: str) -> list[dict[str, Any]]:
         """The data of the server's messages of these kinds, since Run was pressed."""

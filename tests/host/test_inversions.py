@@ -286,6 +286,16 @@ def test_saving_removes_what_a_killed_server_left_there_an_hour_ago(
     assert {found.name for found in output.iterdir()} == {path.name, f"b.{CAT}.part", "c.part"}
 
 
+def test_an_embedding_of_another_picture_is_not_saved_with_this_one(
+    made: Any, output: Path
+) -> None:
+    _, trajectory, embedding = made
+    other = replace(embedding, ends=1 + trajectory.latents[[0, -1]])
+    with pytest.raises(ValueError, match="was learnt for another picture"):
+        inversions.save_inversion(trajectory, other, "cat")
+    assert not list(output.iterdir())
+
+
 def test_no_trajectory_is_an_error_that_says_what_to_connect() -> None:
     with pytest.raises(ValueError, match="the trajectory is None.*connect DDIM Invert, and see"):
         inversions.save_inversion(None, None, "cat")

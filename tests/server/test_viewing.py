@@ -116,11 +116,13 @@ def test_the_report_is_on_the_node_and_true(
 
 
 def test_other_words_run_nothing_again_but_the_view(server: Server, graph: Prompt) -> None:
-    server.wait(server.queue(graph))
+    first = server.wait(server.queue(graph))
     again = server.wait(server.queue(with_view(graph, "inversion", words="brown", steps="0-0.3")))
     assert set(graph) - cached_nodes(again) == {
         "inversion", "masks of inversion", "shown inversion"}
     assert len(server.images(again)["shown inversion"]) == 1
+    invert = examples.node_of(graph, INVERT)
+    assert first["outputs"][invert] == again["outputs"][invert], "a page opened anew has no heat"
 
 
 def batched(graph: Prompt) -> Prompt:

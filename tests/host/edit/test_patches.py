@@ -70,7 +70,6 @@ class Run:
     heats: list[torch.Tensor]
 
 
-@functools.cache
 def recorded_edit(model: Any, name: str) -> Edit:
     """A recorded case as the pack has it."""
     case, facts = golden.tensors(name), golden.facts(name)
@@ -92,6 +91,7 @@ def recorded_edit(model: Any, name: str) -> Edit:
     return Edit(model, trajectory, recorded_embedding(case), edits, 7.5)
 
 
+@functools.cache
 def sample(name: str) -> Run:
     run = Run([], [], [])
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:

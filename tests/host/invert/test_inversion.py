@@ -11,7 +11,7 @@ from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
-from stylediffusion_pack.stylediffusion.host.model import training_alphas
+from stylediffusion_pack.stylediffusion.host.model import require_own_prompts, training_alphas
 from stylediffusion_pack.stylediffusion.method.fixed_point import INVERSIONS, refinement
 from stylediffusion_pack.stylediffusion.method.layers import supervising_layers
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
@@ -231,6 +231,23 @@ def test_no_model_is_an_error_that_says_what_to_connect() -> None:
 def test_an_empty_prompt_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="prompt is empty; describe"):
         inversion.invert_latent(golden.load_unet(), None, latent(), "  ", "", 5)
+
+
+def test_prompts_of_another_width_are_refused_by_both_first_nodes_before_the_walk() -> None:
+    clip, model = loading.load_clip(), golden.load_unet()
+    message = (r"the CLIP gives 128 numbers for each token, but the MODEL \(BaseModel\) hears 64 "
+               "for each; connect the CLIP of the same checkpoint")
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        inversion.invert_latent(model, clip, latent(), "a cat", "", 2)
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        generation.generate(
+            model, clip, generation.PictureSettings("a cat", "", 64, 64, 2, 7.5, 1))
+
+
+def test_a_clip_without_a_pooled_vector_is_refused_for_sdxl() -> None:
+    model, prompt = families.load("sdxl"), [(torch.zeros(1, 77, 64), {})]
+    with pytest.raises(ValueError, match="gives no pooled vector, but .* and a pooled vector;"):
+        require_own_prompts(model, families.prompts("sdxl", 1)[0], prompt)
 
 
 def test_a_flow_model_is_refused_by_name() -> None:

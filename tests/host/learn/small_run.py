@@ -24,5 +24,6 @@ def small_run(
     assert inverted.latents is not None
     trajectory = data.Trajectory(
         inverted.latents, levels, "", "", cond, uncond, inverted.layers, fingerprint(model))
-    chosen = request(fast, form, **{"inner_steps": 3, **settings})
+    chosen = request(fast, form, **{
+        "inner_steps": 3, "first_evaluations": 6, "last_evaluations": 2, **settings})
     return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)

