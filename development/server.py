@@ -237,12 +237,6 @@ def checked(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def cached_nodes(entry: dict[str, Any]) -> set[str]:
-    """The ids of the nodes a finished prompt took from the host's cache."""
-    messages = dict(entry["status"]["messages"])
-    return set(messages.get("execution_cached", {}).get("nodes", []))
-
-
 def free_port() -> int:
     """A port of this machine that nothing listens on at the moment."""
     with socket.socket() as probe:

@@ -20,9 +20,9 @@ from development.server import (
     PromptRejected,
     Server,
     ServerError,
-    cached_nodes,
     checked,
 )
+from tests.graphs import cached_nodes
 
 STAND_IN = """
 import http.server, json, sys

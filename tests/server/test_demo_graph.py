@@ -11,9 +11,8 @@ from development.server import (
     ExecutionInterrupted,
     PromptRejected,
     Server,
-    cached_nodes,
 )
-from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
+from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, cached_nodes, changed, short
 from training import editing, trials
 
 

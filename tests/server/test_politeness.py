@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from development import examples
 from development.examples import Prompt
-from development.server import Server, cached_nodes
-from tests.graphs import CONTROL, short
+from development.server import Server
+from tests.graphs import CONTROL, cached_nodes, short
 
 
 def ksampler(model: str, prefix: str) -> Prompt:

@@ -10,8 +10,8 @@ from PIL import Image
 from demo import drawing
 from development import examples
 from development.examples import Prompt
-from development.server import ExecutionError, PromptRejected, Server, cached_nodes
-from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, changed, short
+from development.server import ExecutionError, PromptRejected, Server
+from tests.graphs import CONTROL, INVERT, LEARN, SAMPLE, cached_nodes, changed, short
 from training import editing, trials
 
 HEAT, COMPARE, SCENE = (
