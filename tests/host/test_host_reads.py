@@ -95,8 +95,7 @@ def trajectory(model: Any) -> data.Trajectory:
 
 def learn(model: Any, trajectory: Any, counter: Counter, fast: bool) -> int:
     """How many evaluations a whole run took."""
-    chosen = request(fast, inner_steps=4, first_evaluations=4, evaluations=4,
-                     closing_evaluations=4, last_evaluations=4)
+    chosen = request(fast, inner_steps=4)
     with torch.inference_mode(), counter.copies, counter.scalars:
         return len(host_learning.learn_value_embedding(
             model, trajectory, None, None, chosen).losses)

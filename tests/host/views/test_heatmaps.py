@@ -117,7 +117,7 @@ def test_without_a_picture_the_latent_is_seen_in_preview_colours_or_grey(demo: A
 @pytest.mark.parametrize(("image", "message"), [
     ((3, 96, 144, 3), "the image holds 3 pictures.*ImageFromBatch"),
     ((1, 144, 96, 3), "the image is 96 x 144 pixels, but .* another shape, 18 x 12 cells"),
-    ((1, 96, 160, 3), "the image is 160 x 96, but"),
+    ((1, 96, 160, 3), "the image is 160 x 96 pixels, but"),
 ])
 def test_a_picture_that_was_not_inverted_is_an_error(
     demo: Any, clip: Any, image: tuple[int, ...], message: str
