@@ -2,13 +2,14 @@
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from development.examples import EXAMPLES
 from tests.browser.conftest import MODES, NODES_2
+from tests.browser.links import behind, boxes
 from tests.browser.test_running import open_short
 from tests.browser.test_words import moved_and_undone, panel, show, word
 
@@ -20,38 +21,40 @@ WINDOWS = ((1366, 640), (1600, 950), (1920, 1080))
 READABLE = 0.575
 pytestmark = pytest.mark.usefixtures("photo")
 ZOOM = "() => app.canvas.ds.scale"
-# (title, left, top, right, bottom) in the canvas' own units: on the canvas what it draws, in Nodes
-# 2.0 what stands in the document.
-BOXES = """() => app.graph._nodes.map(node => {
-    const shown = document.querySelector(`[data-node-id="${node.id}"]`)
-    const scale = app.canvas.ds.scale
-    const [left, top] = [node.pos[0], node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT]
-    const { width, height } = shown?.getBoundingClientRect() ?? {}
-    const box = shown ? [width / scale, height / scale] : [...node.boundingRect].slice(2)
-    return [node.title, left, top, left + box[0], top + box[1]]
-})"""
 OPENED = "() => app.graph._nodes.forEach(node => { node.showAdvanced = true })"
 IN_DOCUMENT = "() => document.querySelectorAll('[data-node-id]').length"
 
 
 def overlaps(window: "Window") -> list[tuple[str, str]]:
     """The titles of every two nodes of which one covers a part of the other."""
-    boxes: list[list[Any]] = window.page.evaluate(BOXES)
-    return [(one[0], other[0]) for i, one in enumerate(boxes) for other in boxes[i + 1:]
-            if all(one[k] < other[k + 2] and other[k] < one[k + 2] for k in (1, 2))]
+    nodes = boxes(window)
+    return [(one[1], other[1]) for i, one in enumerate(nodes) for other in nodes[i + 1:]
+            if all(one[k] < other[k + 2] and other[k] < one[k + 2] for k in (2, 3))]
 
 
-def test_two_boxes_that_share_a_part_are_found(either: "Window") -> None:
+def test_two_boxes_that_share_a_part_are_found_and_so_is_a_link_behind_one(
+    either: "Window"
+) -> None:
     either.fetch("Demo")
     either.settle()
     assert either.page.evaluate(IN_DOCUMENT) == (14 if is_new(either) else 0)
     either.page.evaluate("""() => {
-        const [one, other] = app.graph._nodes
-        other.pos = [one.pos[0], one.pos[1] + one.size[1] + 10]
+        const [note, model] = app.graph._nodes
+        note.pos = [model.pos[0] + 200, model.pos[1]]
     }""")
     either.settle()
     titles: list[str] = either.page.evaluate("() => app.graph._nodes.map(node => node.title)")
     assert (titles[0], titles[1]) in overlaps(either)
+    assert titles[0] in {node for *_, node in behind(either)}
+
+
+def test_in_the_block_no_node_is_over_another_or_a_link(either: "Window") -> None:
+    either.fetch("Change a photo in one node")
+    either.page.evaluate("() => app.canvas.setGraph([...app.graph.subgraphs.values()][0])")
+    either.settle()
+    assert overlaps(either) == []
+    assert behind(either) == []
+    either.page.evaluate("() => app.canvas.setGraph(app.graph)")
 
 
 def is_new(window: "Window") -> bool:
@@ -62,7 +65,7 @@ def is_new(window: "Window") -> bool:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_another(
+def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_another_or_a_link(
     either: "Window", name: str
 ) -> None:
     page = either.page
@@ -75,9 +78,11 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
             zooms[width, height] = page.evaluate(ZOOM)
         either.settle()
         assert overlaps(either) == []
+        assert behind(either) == []
         page.evaluate(OPENED)
         either.settle()
         assert overlaps(either) == []
+        assert behind(either) == []
     finally:
         page.set_viewport_size({"width": 1600, "height": 950})
     assert min(zooms.values()) >= READABLE, zooms
@@ -105,6 +110,7 @@ def test_after_a_run_no_picture_covers_another_node_reports_outlive_an_undo_and_
     assert overlaps(either) == []
     either.run()
     assert overlaps(either) == []
+    assert behind(either) == []
     said = [either.page.get_by_text(text) for text in (
         re.compile(r"^difference outside the edits: 0\s+kept of the photo: "),
         re.compile(r"^reconstruction \d\d\.\d\d dB, ceiling "))]
