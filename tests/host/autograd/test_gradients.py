@@ -162,7 +162,7 @@ def test_too_little_memory_is_an_error_before_a_single_step_is_learnt(
         counted = Checkpoints(patch)
         with_free(patch, least - 1)
         with pytest.raises(MemoryError, match="GiB are free; use a smaller picture, set attention_"
-                           "weight to 0, close other programs, or run the model in half precision"):
+                           "weight to 0, close other programs, run the model in half precision"):
             learn(parts, trajectory, with_image=False)
     assert counted.evaluations == 0
     assert learn(parts, trajectory, with_image=False).steps == 2, "the host is as before"
