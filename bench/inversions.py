@@ -24,10 +24,10 @@ from training import trials
 from training.editing import decibels
 from training.trials import Trial
 
+from .meter import counted
 from .presets import (
     STEPS,
     Parts,
-    RowCounter,
     control_for,
     load_parts,
     measured_edit,
@@ -58,8 +58,7 @@ def run_trial(parts: Parts, trial: Trial) -> dict[str, Any]:
     ceiling = decibels(parts.vae.decode(latent["samples"]).clamp(0, 1)[0], source[0])
     found: dict[str, Any] = {"trial": str(trial), "ceiling_db": ceiling}
     for inversion in INVERSIONS:
-        counter, model = RowCounter(), parts.model.clone()
-        model.set_model_unet_function_wrapper(counter)
+        model, counter = counted(parts.model)
         trajectory = invert_latent(model, parts.clip, latent, scenes.caption(trial.scene), "",
                                    STEPS, refine=refinement(*inversion))
         row: dict[str, Any] = {

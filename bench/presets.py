@@ -31,6 +31,7 @@ from training import judge, trials
 from training.editing import decibels
 from training.trials import Trial
 
+from .meter import counted
 from .timing import clock
 
 STEPS = 30
@@ -38,24 +39,6 @@ COMPANIONS = {"null_text": NULL_TEXT, "text_embedding": TEXT_EMBEDDING}
 PRESETS = ("default", "exact", "exact_free", "direct", *COMPANIONS)
 WINDOWS = {"tau_v": 0.3, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
 BLEND = (0.2, 0.1, 1)
-
-
-class RowCounter:
-    """Counts the rows of every forward and backward pass through a model's public wrapper."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-
-    def __call__(self, apply_model: Any, asked: dict[str, Any]) -> Tensor:
-        self.rows += len(asked["input"])
-        out: Tensor = apply_model(asked["input"], asked["timestep"], **asked["c"])
-        if out.requires_grad:
-            out.register_hook(self.backward)
-        return out
-
-    def backward(self, gradient: Tensor) -> None:
-        """Called once for every backward pass."""
-        self.rows += len(gradient)
 
 
 @dataclass(frozen=True)
@@ -107,8 +90,7 @@ def run_preset(
     parts: Parts, trial: Trial, source: Tensor, trajectory: Any, control: Any, preset: str
 ) -> dict[str, Any]:
     """Learn, sample and measure."""
-    counter, model = RowCounter(), parts.model.clone()
-    model.set_model_unet_function_wrapper(counter)
+    model, counter = counted(parts.model)
     tower, image = (parts.vision, source) if preset == "exact" else (None, None)
     embedding: Embedding | None = None
     started = clock()

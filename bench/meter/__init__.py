@@ -1,7 +1,8 @@
 """Two nodes for measuring, linked into a server's custom_nodes beside the pack; never shipped.
 
 The meter is a model that counts the rows of every forward and backward pass through it, and notes
-when the first began and the last ended.
+when the first and the last ended. It puts nothing around the UNet, as nodes that cache do: of such
+the pack tries every step before it learns, which would be counted too.
 """
 
 from __future__ import annotations
@@ -10,27 +11,43 @@ import json
 import time
 from typing import Any
 
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch.nn.modules.module import register_module_forward_hook
+
+MARK = "stylediffusion_bench_counter"
+
 
 class Counter:
-    """The host's wrapper around a UNet's call."""
+    """What goes through the UNet of a marked model."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.first = self.last = 0.0
 
-    def __call__(self, apply_model: Any, asked: dict[str, Any]) -> Any:
-        self.first = self.first or time.perf_counter()
-        self.rows += len(asked["input"])
-        out = apply_model(asked["input"], asked["timestep"], **asked["c"])
-        if out.requires_grad:
-            out.register_hook(self.backward)
+    def count(self, out: Any) -> None:
+        """Called at the end of every forward pass, and at the start of every backward pass."""
         self.last = time.perf_counter()
-        return out
+        self.first = self.first or self.last
+        self.rows += len(out)
 
-    def backward(self, gradient: Any) -> None:
-        """Called at the start of every backward pass."""
-        self.rows += len(gradient)
-        self.last = time.perf_counter()
+
+def counted(model: Any) -> tuple[Any, Counter]:
+    """A copy of a MODEL, and the counter of what goes through it."""
+    clone, counter = model.clone(), Counter()
+    clone.model_options["transformer_options"][MARK] = counter
+    return clone, counter
+
+
+def _noted(module: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+    if isinstance(module, UNetModel):
+        counter = kwargs["transformer_options"].get(MARK)
+        if counter is not None:
+            counter.count(out)
+            if out.requires_grad:
+                out.register_hook(counter.count)
+
+
+register_module_forward_hook(_noted, with_kwargs=True)
 
 
 class Meter:
@@ -43,9 +60,7 @@ class Meter:
         return {"required": {"model": ("MODEL",), "label": ("STRING", {"default": ""})}}
 
     def measured(self, model: Any, label: str) -> tuple[Any]:
-        clone = model.clone()
-        clone.set_model_unet_function_wrapper(Counter())
-        return (clone,)
+        return (counted(model)[0],)
 
 
 class Reading:
@@ -59,7 +74,7 @@ class Reading:
         return {"required": {"model": ("MODEL",), "after": ("*",)}}
 
     def read(self, model: Any, after: Any) -> dict[str, Any]:
-        counter = model.model_options["model_function_wrapper"]
+        counter = model.model_options["transformer_options"][MARK]
         found = {"rows": counter.rows, "seconds": round(counter.last - counter.first, 3)}
         return {"ui": {"text": [json.dumps(found)]}}
 
