@@ -88,10 +88,8 @@ def test_what_was_learnt_brings_the_picture_back_under_the_control_net_only(
     assert learnt < 0.5 * plain and learnt < 0.5 * without
 
 
-def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
-    model: Any, control_net: Any, trajectory: Any, user_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def learn_one_step(model: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after it, as by a person."""
     keep = host_learning.HostWatch.keep
 
     def stopping(self: Any, learnt: learning.Learnt) -> None:
@@ -102,6 +100,13 @@ def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
         patch.setattr(host_learning.HostWatch, "keep", stopping)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             learn(model, trajectory)
+
+
+def test_a_stopped_run_is_not_gone_on_from_under_another_control_net(
+    model: Any, control_net: Any, trajectory: Any, user_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learn_one_step(model, trajectory, monkeypatch)
     for other in (inverted(model, control_net, hint(42)), inverted(model)):
         assert {loss.step for loss in learn(model, other).losses} == set(range(STEPS))
     again = inverted(model, control_net, hint())
@@ -114,16 +119,7 @@ def test_a_stopped_run_goes_on_under_the_same_trajectory_though_the_run_left_its
 ) -> None:
     """The host keeps DDIM Invert's output, with what an interrupted run put into its ControlNet."""
     walked = inverted(model, control_net, hint())
-    keep = host_learning.HostWatch.keep
-
-    def stopping(self: Any, learnt: learning.Learnt) -> None:
-        keep(self, learnt)
-        raise comfy.model_management.InterruptProcessingException
-
-    with monkeypatch.context() as patch:
-        patch.setattr(host_learning.HostWatch, "keep", stopping)
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            learn(model, walked)
+    learn_one_step(model, walked, monkeypatch)
     walked.control_net.pre_run(model.model, lambda percent: 0.0)  # as the host starts any run
     assert len(list(user_folder.iterdir())) == 1
     learn(model, walked)
