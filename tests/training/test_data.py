@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.data import Budget, Training, train
+from training.data import Budget, Training, as_matrix, hidden_weights, train
 
 RATE = 0.05
 
@@ -22,13 +22,15 @@ def budget_of(folder: Path, steps: int = 4, seed: int = 3, minutes: float = 1e6)
 
 
 class Stage:
-    """A line with a bend, and its distance from numbers that torch draws."""
+    """A small network with one hidden matrix, and its distance from numbers that torch draws."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(11)
-        self.network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())
+        self.network = torch.nn.Sequential(
+            torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 40), torch.nn.Tanh(),
+            torch.nn.Linear(40, 2))
         for weight in self.network.parameters():
-            weight.data = torch.randn(weight.shape, generator=generator)
+            weight.data = torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
         self.drawn: dict[int, Tensor] = {}
 
     def loss_of(self, step: int) -> Tensor:
@@ -36,15 +38,15 @@ class Stage:
         torch.rand(step)  # each step draws more than the last
         return (self.network(self.drawn[step]) - torch.rand(5, 2)).square().mean()
 
-    def training(self, budget: Budget, cooling_start: int = 3) -> Training:
-        return Training("stage", budget, {"line": self.network}, RATE, cooling_start)
+    def training(self, budget: Budget, cooling_start: int = 1) -> Training:
+        return Training("stage", budget, {"network": self.network}, RATE, cooling_start)
 
     def train(self, budget: Budget) -> bool:
-        return train("stage", budget, {"line": self.network}, RATE, self.loss_of)
+        return train("stage", budget, {"network": self.network}, RATE, self.loss_of)
 
 
 def held(folder: Path, name: str = "stage") -> dict[str, Tensor]:
-    """A checkpoint: parameters, their averages, and Adam's moments."""
+    """A checkpoint: parameters, their averages, and both optimizers' moments."""
     return load_file(folder / f"{name}.safetensors")
 
 
@@ -82,17 +84,17 @@ def test_two_steps_and_two_more_from_the_checkpoint_are_four(tmp_path: Path) -> 
         part.save()
     found = held(tmp_path / "halves")
     assert same(found, held(tmp_path / "whole"))
-    assert any(key.startswith("adam.") for key in found)
-    assert not torch.equal(found["ema.line.0.weight"], found["model.line.0.weight"])
+    assert {key.split(".")[0] for key in found} == {"model", "ema", "adam", "muon"}
+    assert not torch.equal(found["ema.network.0.weight"], found["model.network.0.weight"])
 
 
 def test_more_steps_go_on_from_the_start_of_the_cool_down(tmp_path: Path) -> None:
-    """A quarter of the steps cools: three of four, and six of eight, are before it."""
-    assert Stage().train(budget_of(tmp_path / "longer"))
+    """Seventeen of twenty steps cool: three of twenty, and six of forty, are before them."""
+    assert Stage().train(budget_of(tmp_path / "longer", 20))
     longer, whole = Stage(), Stage()
-    assert longer.train(budget_of(tmp_path / "longer", 8))
-    assert sorted(longer.drawn) == [3, 4, 5, 6, 7]
-    assert whole.train(budget_of(tmp_path / "whole", 8))
+    assert longer.train(budget_of(tmp_path / "longer", 40))
+    assert sorted(longer.drawn) == list(range(3, 40))
+    assert whole.train(budget_of(tmp_path / "whole", 40))
     assert same(held(tmp_path / "longer"), held(tmp_path / "whole"))
 
 
@@ -106,17 +108,60 @@ def test_a_run_whose_time_is_up_is_not_done_and_is_finished_by_the_next(tmp_path
 
 
 @pytest.mark.parametrize(("step", "steps", "share"), [
-    (0, 1000, 1 / 200), (99, 1000, 0.5), (199, 1000, 1.0), (750, 1000, 1.0),
-    (875, 1000, 0.5), (999, 1000, 1 / 250)])
-def test_the_rate_warms_up_over_200_steps_and_cools_over_the_last_quarter(
+    (0, 2000, 1 / 200), (99, 2000, 0.5), (199, 2000, 1.0), (300, 2000, 1.0),
+    (1150, 2000, 0.5), (1999, 2000, 1 / 1700)])
+def test_the_rate_warms_up_over_200_steps_and_cools_to_nothing_from_a_seventh_on(
     tmp_path: Path, step: int, steps: int, share: float
 ) -> None:
     stage = Stage()
-    run = stage.training(budget_of(tmp_path, steps), round(steps * 0.75))
+    run = stage.training(budget_of(tmp_path, steps), round(steps * 0.15))
     run.step = step
     run.update(stage.loss_of)
-    (group,) = run.optimizer.param_groups
-    assert group["lr"] == pytest.approx(RATE * share)
+    rates = [group["lr"] for o in run.optimizers.values() for group in o.param_groups]
+    assert rates == [pytest.approx(RATE * share)] * 2
+
+
+def test_muon_moves_the_hidden_matrix_and_adam_the_rest(tmp_path: Path) -> None:
+    """Adam's first step is the rate in every number, whatever the gradient. Muon's has the same
+    length (0.5 to 1.5 rates, times 0.2 and the root of its longer side) in every direction of
+    the gradient, which of five rows has five."""
+    stage = Stage()
+    before = {name: p.detach().clone() for name, p in stage.network.named_parameters()}
+    stage.training(budget_of(tmp_path)).update(stage.loss_of)
+    rate = RATE / 200
+    for name, parameter in stage.network.named_parameters():
+        moved = parameter.detach() - before[name] * (1 - 0.01 * rate)
+        if name == "2.weight":
+            sizes = torch.linalg.svdvals(moved)[:5] / (rate * 0.2 * 40**0.5)
+            assert float(sizes.min()) > 0.5 and float(sizes.max()) < 1.5
+        else:
+            torch.testing.assert_close(moved.abs(), torch.full_like(moved, rate), rtol=1e-3,
+                                       atol=1e-7)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_weights_matrix_is_the_weight_itself_in_either_layout(
+    layout: torch.memory_format, side: int
+) -> None:
+    generator = torch.Generator().manual_seed(side)
+    drawn, other = torch.rand(2, 32, 48, side, side, generator=generator)
+    weight = drawn.contiguous(memory_format=layout)
+    matrix, beside = as_matrix(weight, weight), as_matrix(other, weight)
+    assert matrix.shape == beside.shape == (32, 48 * side * side)
+    assert float((matrix * beside).sum()) == pytest.approx(float((weight * other).sum()), rel=1e-3)
+    matrix.zero_()
+    assert not weight.any()
+
+
+def test_tables_and_layers_next_to_pixels_are_not_hidden() -> None:
+    module = torch.nn.ModuleDict({
+        "table": torch.nn.Embedding(64, 64), "first": torch.nn.Conv2d(3, 64, 3),
+        "norm": torch.nn.GroupNorm(8, 64), "hidden": torch.nn.Conv2d(64, 64, 3),
+        "wide": torch.nn.Linear(64, 32), "last": torch.nn.Linear(64, 4)})
+    found = hidden_weights(module)
+    assert [n for n, p in module.named_parameters() if any(p is f for f in found)] == [
+        "hidden.weight", "wide.weight"]
 
 
 def test_averages_follow_by_what_is_left_of_the_decay(tmp_path: Path) -> None:
@@ -140,13 +185,13 @@ def test_gradients_are_clipped_to_a_norm_of_one(tmp_path: Path) -> None:
 
     stage = Stage()
     run = stage.training(budget_of(tmp_path))
-    step = run.optimizer.step
+    step = run.optimizers["adam"].step
 
     def noted() -> None:
         seen.append(math.sqrt(sum(float(p.grad.square().sum())  # type: ignore[union-attr]
                                   for p in stage.network.parameters())))
         step()
 
-    run.optimizer.step = noted  # type: ignore[assignment, method-assign]
+    run.optimizers["adam"].step = noted  # type: ignore[assignment, method-assign]
     run.update(steep(stage.loss_of))
     assert seen == [pytest.approx(1.0, rel=1e-4)]
