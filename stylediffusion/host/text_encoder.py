@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import zlib
 from typing import Any
 
@@ -23,6 +24,7 @@ NO_ENCODER = ("the CLIP input is None; the checkpoint has no text encoder. Load 
 # as the next from 256 on.
 _VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+SPACE_BEFORE_NAME = re.compile(r"(?:(?<=\s)|^)embedding:\s+(?=\S)")  # which the host overlooks
 BYTES = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + i): b for i, b in enumerate(_OTHERS)}
 
 
@@ -118,6 +120,7 @@ def _words(clip: Any, prompt: str, ids: list[int], positions: list[int]) -> list
     place, touches = 0, False
     for text, _ in comfy.sd1_clip.token_weights(escaped, 1.0):
         segment = comfy.sd1_clip.unescape_important(text)
+        segment = SPACE_BEFORE_NAME.sub("embedding:", segment)
         for i, piece in enumerate(segment.split()):
             count = len(_tokens(clip, _literal(piece))[1])
             places = tuple(positions[place : place + count])

@@ -136,6 +136,12 @@ def measure(
         if len(prompts) not in (0, 1, count):
             raise ValueError(f"{name} has {len(prompts)} lines, but {count} pictures are compared; "
                              "write one for all, or one line for each picture")
+    looked_at = compared.looked_at
+    if looked_at is not None and len(looked_at) not in (1, count):
+        raise ValueError(
+            f"looked_at holds {len(looked_at)} masks, but {count} pictures are compared; connect "
+            "one mask for all, or one for each: name a single word in words of Cross-Attention "
+            "Heatmaps")
     return {metric.name: _row(metric, compared, networks, missing) for metric in METRICS}
 
 

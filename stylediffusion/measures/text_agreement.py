@@ -17,6 +17,7 @@ EmbedTexts = Callable[[Sequence[str]], Tensor]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 SIDE = 224
+SAME = 1e-5  # what a batch of another size changes in a tower's embeddings
 
 
 class Clip(NamedTuple):
@@ -34,9 +35,9 @@ def clip_score(
 
     With a mask [B, H, W], of uint8(picture * mask): the edited region alone, as PIE-Bench has it;
     None where the mask is empty or full. `images` embeds pictures in 0..1, `texts` prompts, as
-    [B, d]. One prompt goes with all pictures.
+    [B, d]. One prompt goes with all pictures, or one picture with all prompts.
     """
-    count = require_same_size(edit, edit, mask)
+    count = max(require_same_size(edit, edit, mask), len(prompts))
     pictures = edit if mask is None else masked_bytes(edit, mask)
     cosines = F.cosine_similarity(images(pictures).double(), texts(prompts).double(), dim=-1)
     usable = [True] * count if mask is None else partly_masked(mask, count)
@@ -64,7 +65,7 @@ def directional_similarity(
                    - F.normalize(images(reference).double(), dim=-1)).expand(count, -1)
     of_words = (F.normalize(texts(target_prompts).double(), dim=-1)
                 - F.normalize(texts(source_prompts).double(), dim=-1)).expand(count, -1)
-    moved = (of_pictures.norm(dim=-1) > 0) & (of_words.norm(dim=-1) > 0)
+    moved = (of_pictures.norm(dim=-1) > SAME) & (of_words.norm(dim=-1) > SAME)
     cosines = F.cosine_similarity(of_pictures, of_words, dim=-1)
     return [float(cosine) if use else None for cosine, use in zip(cosines, moved, strict=True)]
 

@@ -47,11 +47,6 @@ class Alignment:
     mapper: Tensor
     aligned: Tensor
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether no target token keeps its own map."""
-        return bool((self.aligned == 1).all())
-
 
 def same_word_count(source: TokenizedPrompt, target: TokenizedPrompt) -> bool:
     """Whether words can be replaced one for one."""
@@ -84,6 +79,8 @@ def replace(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
         else:
             for position in new.positions:
                 mapper[old.positions, position] = 1 / len(new.positions)
+        for pair in zip(_inside(old), _inside(new), strict=False):
+            mapper[pair] = 1
         i, j = old.positions[-1] + 1, new.positions[-1] + 1
     if size_source != size_target:
         _share_padding(mapper, i, j)
@@ -91,6 +88,12 @@ def replace(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
         mapper[i, j] = 1
         i, j = i + 1, j + 1
     return Alignment(mapper, mapper.any(0).float())
+
+
+def _inside(word: Word) -> list[int]:
+    """Positions among a word's that are not its own: end and start, where two chunks part it."""
+    whole = range(word.positions[0], word.positions[-1])
+    return [place for place in whole if place not in word.positions]
 
 
 def _share_padding(mapper: Tensor, i: int, j: int) -> None:

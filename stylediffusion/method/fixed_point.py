@@ -49,7 +49,7 @@ class FixedPoint:
             image = transfer(latent, noise, levels.alpha(k), levels.alpha(k + 1))
             residual = float((image - point).norm() / image.norm())
             if not residual < last:
-                break
+                return points[-1] if len(points) > 1 else following
             points, images, last = [*points, point], [*images, image], residual
             if residual < self.tolerance:
                 break

@@ -95,7 +95,8 @@ def load(path: Path) -> tuple[Trajectory, Embedding | None]:
         content = json.loads(metadata["content"])
         trajectory = _trajectory(content, tensors)
         embedding = _embedding(content, tensors, trajectory) if "embedding" in content else None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+            ) as error:
         raise FileError(
             f"'{path.name}' is damaged or was changed by hand: {error}; save the inversion again"
         ) from error
@@ -162,9 +163,11 @@ def _unpack(name: str, packed: Any, tensors: dict[str, Tensor]) -> Conditioning:
         extra = {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
         for key in (*plain, *extra):
             _require(key in BESIDE_PROMPT, f"{start}{key} is no part of a prompt")
+        _require(extra.keys() <= {POOLED}, f"{start} has a tensor for a number")
         for key, value in plain.items():
-            fits = value is None if key == POOLED else isinstance(value, (int, float))
-            _require(fits, f"{start}{key} is {value!r}")
+            fits = value is None if key == POOLED else (
+                isinstance(value, (int, float)) and abs(value) < 2**31)
+            _require(fits, f"{start}{key} is no number, or too large")
         if POOLED in extra:
             checked(tensors, start + POOLED, (1, None), extra[POOLED].dtype)
         _require(all(torch.isfinite(v).all() for v in extra.values()), f"{name} is not finite")
@@ -191,7 +194,9 @@ def _trajectory(content: dict[str, Any], tensors: dict[str, Tensor]) -> Trajecto
                    for b, *numbers in content["layers"])
     latents = checked(tensors, "trajectory.latents", (steps + 1, None, None, None))
     _require(latents.numel() > 0, "its latents are empty")
-    _require(all(layer.tokens > 0 for layer in layers), "it has a layer without cells")
+    height, width = latents.shape[-2:]
+    _require(all(0 < layer.height <= height and 0 < layer.width <= width for layer in layers),
+             "it has a layer without cells, or with more than its latents")
     positive, negative = (
         _unpack(name, content[name], tensors) for name in ("positive", "negative"))
     _require_one_width(positive, negative)

@@ -33,6 +33,17 @@ def test_weights_leave_the_words_as_they_are(clip: Any, weighted: str, plain: st
     assert positions(clip, weighted) == positions(clip, plain)
 
 
+@pytest.mark.parametrize("prompt", [
+    "a (red:0) cat", "(a (red:1.2) cat:0.5)", "a cat BREAK a dog", "a <lora:wool:1> cat",
+    "a cat's whiskers, e-mail & x/y", "ein schöner Kater, 猫 и кот 🐈", "a (cat", "a cat) \\(dog\\)",
+    "  a \n\t cat  ", "((((a))))", "a [red] {cat}", "a:1.3 (:1.2) ()"])
+def test_words_share_out_all_tokens_of_the_hosts_in_order(clip: Any, prompt: str) -> None:
+    rows = clip.tokenize(prompt, return_word_ids=True)["l"]
+    wanted = [i for i, token in enumerate(t for row in rows for t in row) if token[2]]
+    words = text_encoder.tokenize(clip, prompt).words
+    assert [place for word in words for place in word.positions] == wanted
+
+
 def test_escaped_brackets_are_tokens_of_their_word(clip: Any) -> None:
     found = positions(clip, "a cat\\(s\\) (here)")
     assert found == [("a", (1,)), ("cat(s)", (2, 3, 4, 5)), ("here", (6,))]

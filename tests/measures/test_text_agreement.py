@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ def test_a_score_is_a_hundred_times_the_cosine_and_never_negative() -> None:
     assert text_agreement.clip_score(images, texts, both, ["a cat", "a dog"]) == pytest.approx(
         [60.0, 100.0])
     assert text_agreement.clip_score(images, texts, both[:1], ["no cat"]) == [0.0]
+    assert text_agreement.clip_score(images, texts, both[:1], ["a cat", "a dog"]) == pytest.approx(
+        [60.0, 80.0])
 
 
 def test_the_edited_region_is_seen_alone_in_whole_bytes() -> None:
@@ -56,6 +59,19 @@ def test_a_direction_is_the_cosine_of_two_differences() -> None:
     assert found[2] is None, "a picture that has not moved has no direction"
     assert text_agreement.directional_similarity(
         images, texts, red, green, ["a cat"], ["a cat"]) == [None]
+
+
+def test_prompts_and_pictures_that_differ_by_a_towers_rounding_are_the_same() -> None:
+    """A tower gives a row of a batch in other last bits than the row alone."""
+    def rounded(embed: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+        return lambda rows: embed(rows).double() * (1 + 1e-7 * len(rows) * torch.arange(3))
+
+    red, green = picture(0.9, 0.1, 0.0), picture(0.1, 0.7, 0.0)
+    assert text_agreement.directional_similarity(
+        images, rounded(texts), red, torch.cat([green, green]), ["a cat"], ["a cat", "a cat"]
+    ) == [None, None]
+    assert text_agreement.directional_similarity(
+        rounded(images), texts, red, torch.cat([red, green]), ["a cat"], ["a dog"])[0] is None
 
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 260), (97, 150)])

@@ -59,7 +59,7 @@ def test_some_recorded_pairs_have_equal_token_counts() -> None:
 def test_replace_is_the_recorded_matrix_where_token_counts_agree(pair: dict[str, Any]) -> None:
     found = alignment.replace(prompt(pair, "a"), prompt(pair, "b"))
     assert torch.equal(found.mapper, RECORDED[f"{pair['pair']}.replacement"][0])
-    assert found.is_complete
+    assert found.aligned.all()
 
 
 @pytest.mark.parametrize("pair", CLEAN, ids=lambda p: p["b"][:40])
@@ -90,7 +90,7 @@ def test_words_after_a_longer_word_are_shifted_and_the_end_follows_the_end() -> 
     assert found.mapper[3, 6] == 1
     assert found.mapper[4, 7] == 1
     assert found.mapper[73, 76] == 1
-    assert found.is_complete
+    assert found.aligned.all()
 
 
 def test_target_columns_left_over_keep_their_own_map() -> None:
@@ -100,7 +100,7 @@ def test_target_columns_left_over_keep_their_own_map() -> None:
     assert found.mapper[76, 73] == 1
     assert found.aligned[74:].tolist() == [0, 0, 0]
     assert found.mapper[:, 74:].sum() == 0
-    assert not found.is_complete
+    assert not found.aligned.all()
 
 
 def test_replace_of_unequal_word_counts_names_both_prompts_and_the_remedy() -> None:
@@ -140,6 +140,22 @@ def chunks(*counts: int) -> alignment.TokenizedPrompt:
         own = [49406, *range(start + 1, start + count + 1)]
         ids += own + [49407] * (77 - len(own))
     return alignment.TokenizedPrompt("", tuple(ids), tuple(words))
+
+
+@pytest.mark.parametrize("before", range(60, 76))
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_a_prompt_replaced_by_itself_keeps_every_map_where_a_word_straddles_two_chunks(
+    before: int, tokens: int
+) -> None:
+    """So many words of one token, then ten of one to three, over one chunk or two."""
+    places = [77 * (i // 75) + 1 + i % 75 for i in range(before + 10 * tokens)]
+    split = [[place] for place in places[:before]] + [
+        places[i : i + tokens] for i in range(before, len(places), tokens)]
+    words = tuple(alignment.Word(f"w{i}", tuple(own)) for i, own in enumerate(split))
+    length = 77 * (1 + (len(places) - 1) // 75)
+    ids = [0] * length
+    prompt = alignment.TokenizedPrompt("", tuple(ids), words)
+    assert torch.equal(alignment.replace(prompt, prompt).mapper, torch.eye(length))
 
 
 def test_words_past_the_first_chunk_are_refined_like_all_others() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from stylediffusion_pack.stylediffusion.method import ddim, fixed_point, schedule
@@ -64,6 +67,30 @@ def test_sampling_comes_back_to_the_picture(inversion: str) -> None:
 def test_every_iteration_leaves_less(inversion: str) -> None:
     left = [sum(residuals(walked(inversion, count))) for count in range(6)]
     assert all(after < 0.8 * before for before, after in zip(left, left[1:], strict=False)), left
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("image_of", [
+    lambda z: 1.3 if z < 1.25 else 3.0, lambda z: 1.3 if z < 1.25 else 1.26 if z < 1.28 else 1.4,
+    lambda z: 1 + math.sin(3 * z) / 2, lambda z: 1 + math.sin(z) / 4])
+def test_a_step_ends_no_farther_off_than_the_best_point_it_looked_at(
+    depth: int, image_of: Callable[[float], float]
+) -> None:
+    """Where f jumps or turns sharply, looking again leads away from the equation z = f(z)."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    a, b = (0.64 / 0.81) ** 0.5, 0.6 - (0.64 * 0.19 / 0.81) ** 0.5
+    seen: list[float] = []
+
+    def noise(latent: Tensor, level: int) -> Tensor:
+        seen.append(float(latent))
+        return (image_of(float(latent)) - a * 0.7) / b * one
+
+    def residual(point: float) -> float:
+        return abs(image_of(point) - point) / abs(image_of(point))
+
+    found = fixed_point.FixedPoint(8, depth, 0.0)(noise, 0.7 * one, 1.2 * one, 1, levels())
+    assert seen[0] == 1.2
+    assert residual(float(found)) <= max(1e-9, min(map(residual, seen)))
 
 
 def test_after_as_many_evaluations_anderson_leaves_less_than_half() -> None:

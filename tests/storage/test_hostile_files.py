@@ -108,6 +108,7 @@ NAN, INF = torch.nan, torch.inf
     {"negative.0": torch.zeros(1, 77, 9)},
     {"negative.0": None}, {"positive.0.pooled_output": torch.zeros(5)},
     {"positive.0.pooled_output": torch.full((1, 5), NAN)},
+    {"positive.0.width": torch.tensor(512.0)},
     {"embedding.scale": torch.full((3, 77, 8), INF)}, {"embedding.scale": None},
     {"embedding.shift": torch.zeros(3, 77, 8).bfloat16()},
     {"embedding.losses": torch.full((1, 4), NAN).double()},
@@ -126,6 +127,7 @@ def test_tensors_that_no_inversion_has_are_refused(saved: Path, tensors: dict[st
 
 @pytest.mark.parametrize("content", [
     {"layers": [["input", 4, 0, -4, 6]]}, {"layers": [["input", 4, 0, 0, 6]]},
+    {"layers": [["input", 4, 0, 17, 6]]}, {"layers": [["input", 4, 0, 4, 60_000]]},
     {"layers": [["input", 4, 0, 4, 6, 7]]}, {"layers": [["input", True, 0, 4, 6]]},
     {"layers": {"input": 4}}, {"layers": 7}, {"layers": [7]},
     {"positive": {"0": {}}}, {"positive": [7]}, {"positive": None},
@@ -134,7 +136,8 @@ def test_tensors_that_no_inversion_has_are_refused(saved: Path, tensors: dict[st
     {"positive": [{"height": None}]}, {"positive": [{"pooled_output": 1}]},
     {"prompt": None}, {"negative_prompt": 3}, {"fingerprint": ["x"]},
     {"embedding": []}, {"embedding": None}, {"embedding": {"guidance": None}},
-], ids=str)
+    {"embedding": {"guidance": 10**400}}, {"positive": [{"width": 10**400}]},
+], ids=lambda content: str(content)[:60])
 def test_content_that_no_inversion_has_is_refused(saved: Path, content: dict[str, Any]) -> None:
     with pytest.raises(
         inversion_file.FileError, match="'cat.safetensors' is damaged or was changed by"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from stylediffusion_pack.stylediffusion.method import data, schedule
+from stylediffusion_pack.stylediffusion.method.layers import AttentionLayer
 from stylediffusion_pack.stylediffusion.storage import inversion_file
 
 from tests.storage.inversions import STEPS, embedding, prompt_embedding, rewritten, same, trajectory
@@ -29,7 +30,8 @@ def test_what_is_saved_comes_back_to_the_last_bit(tmp_path: Path, with_embedding
 def test_an_inversion_of_one_step_comes_back(tmp_path: Path) -> None:
     path, levels = tmp_path / "cat.safetensors", schedule.Levels(
         torch.tensor([1]), torch.tensor([0.99, 0.5], dtype=torch.float64))
-    first = replace(trajectory(), levels=levels, latents=torch.randn(2, 1, 1, 1))
+    first = replace(trajectory(), levels=levels, latents=torch.randn(2, 1, 1, 1),
+                    layers=(AttentionLayer("input", 4, 0, 1, 1),))
     inversion_file.save(path, first, None)
     assert same(inversion_file.load(path)[0], first)
 

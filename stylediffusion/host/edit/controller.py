@@ -54,12 +54,8 @@ def make_control(
     prompts = [text_encoder.tokenize(clip, line) for line in lines]
     own_windows, word_windows = _windows(options.windows, prompts)
     emphasis = _emphasis(options.emphasis, prompts)
-    blends = _word_masks(options.blend_words, "blend_words", source, prompts)
-    subtracts = _word_masks(options.subtract_words, "subtract_words", source, prompts)
     painted = _painted(mask, len(prompts), trajectory)
-    blends, subtracts = (
-        [words if mask is None else None for words, mask in zip(masks, painted, strict=True)]
-        for masks in (blends, subtracts))
+    blends, subtracts = _regions(options, source, prompts, painted)
     edits = []
     for i, prompt in enumerate(prompts):
         chosen = mode if mode != "auto" else _fitting_mode(source, prompt)
@@ -153,6 +149,23 @@ def _emphasis(written: str, prompts: list[TokenizedPrompt]) -> list[Tensor | Non
     return factors
 
 
+def _regions(
+    options: WordOptions, source: TokenizedPrompt, prompts: list[TokenizedPrompt],
+    painted: list[Tensor | None],
+) -> tuple[list[WordMasks | None], list[WordMasks | None]]:
+    """Blend and subtract words of each target, none where a painted mask stands in for them."""
+    blends, subtracts = (
+        _word_masks(words, what, source, prompts) for words, what in (
+            (options.blend_words, "blend_words"), (options.subtract_words, "subtract_words")))
+    if any(subtracts) and not any(blends) and all(mask is None for mask in painted):
+        raise ValueError(
+            f"subtract_words is '{options.subtract_words}', but blend_words is empty, so there is "
+            "no region to take them from; write into blend_words what may change")
+    left, right = ([words if mask is None else None for words, mask in zip(
+        masks, painted, strict=True)] for masks in (blends, subtracts))
+    return left, right
+
+
 def _word_masks(
     written: str, what: str, source: TokenizedPrompt, prompts: list[TokenizedPrompt]
 ) -> list[WordMasks | None]:
@@ -168,10 +181,15 @@ def _word_masks(
                 raise ValueError(lack)
             log.warning("the other words of a list do without one: %s", lack)
         for place, i in enumerate(group, start=1):
-            if phrases:
+            if any(row[0] or row[place] for row in matches):
                 masks[i] = WordMasks(
                     _mask(source, [row[0] for row in matches]),
                     _mask(prompts[i], [row[place] for row in matches]))
+            elif phrases:
+                log.warning(
+                    "no word of '%s', written in %s, is in '%s' or '%s', so that edit does without "
+                    "the list; give each target a list of its own, between semicolons",
+                    part.strip(), what, source.text, prompts[i].text)
     return masks
 
 

@@ -61,7 +61,7 @@ def _of_rows(entry: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
 
 
 class HostLearningModel:
-    """A loaded model as `stylediffusion.learning` wants it: VP latents in, VP noise out.
+    """A loaded model as `method/learning.py` wants it: VP latents in, VP noise out.
 
     A value embedding feeds the values of the source's prompt, a prompt embedding stands in for the
     prompt of `prompt_branch`; `branch` is the one that either acts in. `checkpoints` says which

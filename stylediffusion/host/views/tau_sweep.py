@@ -13,6 +13,7 @@ from ...method.prompt_to_prompt import Control, Target
 from ...method.sweep import Axis, cells, distinct
 from ..edit.request import Edit
 from ..edit.sampling import sample_edits
+from ..inputs import decoded
 
 
 def sweep(
@@ -27,7 +28,7 @@ def sweep(
     target = target_at(edit.control, place)
     swept = replace(edit.control, targets=cells(target, *axes))
     samples = sample_cells(replace(edit, control=swept))
-    pictures = vae.decode(samples)[..., :3].float().cpu()
+    pictures = decoded(vae, samples)[..., :3]
     return {"samples": samples}, labelled_grid(target.prompt, axes, pictures)
 
 

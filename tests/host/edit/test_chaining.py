@@ -199,6 +199,21 @@ def test_earlier_patches_of_both_kinds_come_first(name: str) -> None:
 
 
 @every_edit
+def test_another_nodes_output_patch_of_cross_attention_comes_when_all_rows_are_single_again(
+    name: str
+) -> None:
+    """Ours has rows beside the call's own, and folds them before another patch looks."""
+    rows: set[float] = set()
+
+    def look(out: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+        rows.add(len(out) / len(extra["cond_or_uncond"]))
+        return out
+
+    check(name, lambda model: model.set_model_attn2_output_patch(look))
+    assert rows == {2.0}
+
+
+@every_edit
 def test_a_call_that_another_node_makes_with_the_negative_prompt_is_no_conditional_one(
     name: str
 ) -> None:

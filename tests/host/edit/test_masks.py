@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+from stylediffusion_pack.stylediffusion.host.attention import on_grid
 from stylediffusion_pack.stylediffusion.host.edit import sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
 from stylediffusion_pack.stylediffusion.method import data, local_blend, prompt_to_prompt
+from stylediffusion_pack.stylediffusion.method.layers import AttentionLayer
 
 from tests import golden
 from tests.edits import BASE, EDITS, control_of, replaced, trajectory_of
@@ -63,6 +65,19 @@ def test_where_nothing_is_blended_the_mask_is_white(edits: prompt_to_prompt.Cont
 def test_a_mask_that_was_painted_for_a_picture_of_another_size_is_an_error_with_both() -> None:
     with pytest.raises(ValueError, match="for a latent of 24 x 12, .* are 24 x 16; connect"):
         sampled(blending(replace(PLAIN, mask=PAINTED[:12])))
+
+
+def test_maps_of_shrunk_activations_are_interpolated_onto_the_layers_grid() -> None:
+    """Half a cell lies before the first centre, and a quarter between those twice as close."""
+    sums = torch.tensor([[0.0, 1, 2, 3]])
+
+    def on(height: int, width: int) -> torch.Tensor:
+        layer = AttentionLayer("input", 1, 0, height, width)
+        return on_grid(sums, layer, {"activations_shape": (1, 1, 2, 2)})[0]
+
+    assert on(2, 2).tolist() == [[0, 1], [2, 3]]
+    assert on(2, 4).tolist() == [[0, 0.25, 0.75, 1], [2, 2.25, 2.75, 3]]
+    assert on(4, 2).tolist() == [[0, 1], [0.5, 1.5], [1.5, 2.5], [2, 3]]
 
 
 def test_words_are_found_where_another_node_shrinks_the_first_steps() -> None:

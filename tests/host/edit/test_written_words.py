@@ -101,7 +101,7 @@ def test_an_error_names_the_nearest_word_and_all_there_are(clip: Any) -> None:
 def test_a_word_that_one_targets_list_need_not_have_is_a_warning(
     clip: Any, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    made = wished(clip, f"{ORANGE}\n{ORANGE}", **{what: "cat; cat, boat"})
+    made = wished(clip, f"{ORANGE}\n{ORANGE}", **{"blend_words": "a", what: "cat; cat, boat"})
     for target in made.targets:
         mask = target.blend if what == "blend_words" else target.subtract
         assert mask is not None and tokens(mask.target) == [6]
@@ -117,6 +117,25 @@ def test_a_word_that_a_list_for_all_need_not_have_is_a_warning(
     assert made.word_targets == [0, 1]
     (said,) = caplog.messages
     assert "'boat', written in blend_words, is not in" in said
+
+
+@pytest.mark.parametrize("lines", [f"{BOAT}\n{ORANGE}", f"{ORANGE}\n{BOAT}\n{ORANGE}"])
+def test_an_edit_that_a_list_for_all_has_no_word_for_is_as_without_the_list_and_that_is_said(
+    clip: Any, caplog: pytest.LogCaptureFixture, lines: str
+) -> None:
+    """Kept to where nothing looks it would be the source, as if there were no edit."""
+    made = wished(clip, lines, blend_words="boat")
+    prompts = lines.split("\n")
+    assert made.word_targets == [prompts.index(BOAT)]
+    lacking = [line for line in prompts if line == ORANGE]
+    assert len(caplog.messages) == len(lacking)
+    for said in caplog.messages:
+        assert f"no word of 'boat', written in blend_words, is in '{SOURCE}' or '{ORANGE}'" in said
+
+
+def test_subtract_words_without_blend_words_or_a_mask_are_an_error(clip: Any) -> None:
+    with pytest.raises(ValueError, match="subtract_words is 'cat', but blend_words is empty"):
+        wished(clip, ORANGE, subtract_words="cat")
 
 
 @pytest.mark.parametrize("written", ["cat; boat", "boat", "boat, ship"])

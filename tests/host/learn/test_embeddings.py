@@ -36,6 +36,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.mark.parametrize(("prompt", "words"), [
     ("a embedding:fur cat", [("a", (1,)), ("embedding:fur", (2, 3, 4)), ("cat", (5,))]),
     ("embedding:dot cat", [("embedding:dot", (1,)), ("cat", (2,))]),
+    ("a embedding: fur cat", [("a", (1,)), ("embedding:fur", (2, 3, 4)), ("cat", (5,))]),
+    ("embedding:  fur cat", [("embedding:fur", (1, 2, 3)), ("cat", (4,))]),
     ("a embedding:fur, cat", [("a", (1,)), ("embedding:fur,", (2, 3, 4, 5)), ("cat", (6,))]),
     ("a (embedding:fur:1.3) cat", [("a", (1,)), ("embedding:fur", (2, 3, 4)), ("cat", (5,))]),
     ("a embedding:fur embedding:wool",

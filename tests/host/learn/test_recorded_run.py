@@ -65,9 +65,11 @@ def test_losses_are_the_recorded_ones(
 ) -> None:
     found = run["embedding"].losses
     assert len(found) == 22
-    for loss, wanted in zip(found, recorded["losses"].tolist(), strict=True):
+    for loss, (latent, attention, total) in zip(found, recorded["losses"].tolist(), strict=True):
         tolerance = 1e-5 if loss.step < 2 else 1e-4
-        assert loss.total == pytest.approx(wanted[2], rel=tolerance), loss
+        assert loss.latent == pytest.approx(latent, rel=tolerance), loss
+        assert loss.attention == pytest.approx(attention, rel=10 * tolerance), loss
+        assert loss.total == pytest.approx(total, rel=tolerance), loss
 
 
 def ddim_to_the_clean_end(latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

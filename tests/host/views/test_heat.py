@@ -71,20 +71,24 @@ def quarter_maps(model: Any, trajectory: data.Trajectory, entry: int) -> torch.T
     return torch.stack(found).sum(0).cpu()
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
-def test_heat_of_a_trajectory_is_the_sum_of_its_maps_columns(family: str) -> None:
+@pytest.mark.parametrize(("family", "columns"), [
+    ("sd15", COLUMNS), ("sd2", COLUMNS), ("sdxl", COLUMNS), ("sd15", torch.eye(77)[:, 2:22])])
+def test_heat_of_a_trajectory_is_the_sum_of_its_maps_columns(
+    family: str, columns: torch.Tensor
+) -> None:
+    """In the last case there are more words than a head is wide."""
     with torch.inference_mode():
         model = families.load(family)
         trajectory = trajectory_of(model, family)
-        seen = watch([0, 1, 3])
+        seen = heat.PromptHeat(columns, [0, 1, 3], 0, None, STEPS, torch.device("cpu"))
         heatmaps.watch_trajectory(Edit(model, trajectory), seen)
         entries = {step: STEPS - 1 - step for step in (0, 1, 3)}
         maps = {step: quarter_maps(model, trajectory, k) for step, k in entries.items()}
         other = quarter_maps(model, trajectory, 1)
-    wanted = torch.einsum("thw,tc->chw", sum(maps.values()), COLUMNS)
+    wanted = torch.einsum("thw,tc->chw", sum(maps.values()), columns)
     assert seen.sums is not None
     assert golden.relative(seen.sums, wanted) < 1e-5
-    more = torch.einsum("thw,tc->chw", other, COLUMNS)
+    more = torch.einsum("thw,tc->chw", other, columns)
     assert golden.relative(3 * more, wanted) > 1e-3, "the steps must differ"
 
 

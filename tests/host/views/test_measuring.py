@@ -113,6 +113,21 @@ def test_clips_two_towers_are_the_hosts_own(folders: dict[str, Path]) -> None:
     assert math.isnan(told.means["clip_direction"])
 
 
+def test_masks_that_are_neither_one_nor_one_for_each_picture_are_an_error_before_anything(
+    folders: dict[str, Path]
+) -> None:
+    """Cross-Attention Heatmaps gives one for each word, where none was chosen."""
+    six = torch.rand(6, 64, 64)
+    for count, edits in ((1, 6), (6, 1), (1, 1), (2, 2)):
+        if len(six) not in (1, max(count, edits)):
+            with pytest.raises(ValueError, match="looked_at holds 6 masks, but . pictures? .*word"):
+                measuring.measure_edit(
+                    pictures(1, count), pictures(2, edits), None, six, "a cat", "a dog")
+        else:
+            measuring.measure_edit(
+                pictures(1, count), pictures(2, edits), None, six, "a cat", "a dog")
+
+
 def test_a_file_that_is_not_there_is_a_row_with_its_name_and_place(
     folders: dict[str, Path]
 ) -> None:

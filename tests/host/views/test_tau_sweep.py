@@ -33,6 +33,8 @@ from tests.edits import (
 class PlainVae:
     """Three channels of the latent as pixels."""
 
+    latent_channels = 4
+
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         return samples[:, :3].movedim(1, -1).sigmoid()
 
@@ -70,6 +72,19 @@ def test_every_cell_is_the_textbooks_and_that_of_a_run_of_its_own(
                 assert golden.relative(cell, wanted[1]) < 5e-5, windows
     for i in range(1, len(found)):
         assert golden.relative(found[i], found[0]) > 1e-3, "cells that are alike prove nothing"
+
+
+def test_a_vae_that_overflows_is_an_error_and_no_black_sheet() -> None:
+    class Overflows(PlainVae):
+        def decode(self, samples: torch.Tensor) -> torch.Tensor:
+            return super().decode(samples) * torch.nan
+
+    axes = notation.make_axes(("tau_c", "0"), ("tau_s", "0"))
+    with torch.inference_mode():
+        model = golden.load_unet()
+        edit = Edit(model, trajectory_of(model), None, control_of(EDITS["replace"], BASE), 1.0)
+        with pytest.raises(ValueError, match="what the VAE made of the latent is not finite"):
+            tau_sweep.sweep(edit, Overflows(), axes, 1)
 
 
 class Runs(list[int]):
