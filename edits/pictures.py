@@ -17,23 +17,42 @@ from .rows import PIE_SIDE
 
 CELL = 8  # pixels of a latent's cell
 KEY = "stylediffusion_edit"
+SIXTEEN_BITS = 65535
 
 
 def prepared(data: bytes, side: int) -> bytes:
     """A picture file as PNG, upright, in the area of side * side and in whole latent cells.
 
-    The shape is kept to the nearest cell. Nothing is resampled where the size fits already.
+    The shape is kept to the nearest cell. Nothing is resampled where the size fits already. Raises
+    OSError for what is no picture, a damaged one, or one over Pillow's limit.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as found:
-            image = ImageOps.exif_transpose(found).convert("RGB")
-    except UnidentifiedImageError:
-        raise OSError("it is no picture file that Pillow knows") from None
+    image = _upright(data)
     factor = side / (image.width * image.height) ** 0.5
     size = tuple(max(CELL, round(length * factor / CELL) * CELL) for length in image.size)
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     return png(image)
+
+
+def _upright(data: bytes) -> Image.Image:
+    """A picture file as RGB; of damaged ones Pillow raises almost anything."""
+    try:
+        with Image.open(io.BytesIO(data)) as found:
+            return _of_8_bits(ImageOps.exif_transpose(found)).convert("RGB")
+    except UnidentifiedImageError:
+        raise OSError("it is no picture file that Pillow knows") from None
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"Pillow gives it up, {type(error).__name__}: {error}") from error
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, which Pillow converts to white, scaled; any other picture as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    light = np.asarray(image, dtype=np.float32).clip(0, SIXTEEN_BITS) / SIXTEEN_BITS
+    return Image.fromarray((light * 255).round().astype(np.uint8))
 
 
 def png(image: Image.Image, told: dict[str, Any] | None = None) -> bytes:
@@ -49,9 +68,9 @@ def told(file: Path | io.BytesIO) -> dict[str, Any] | None:
     """What one of our files says of itself; None where it is missing, broken or another's."""
     try:
         with Image.open(file) as image:
-            found: dict[str, Any] = json.loads(image.info[KEY])
-            return found
-    except (OSError, KeyError, ValueError):
+            found = json.loads(image.info[KEY])
+            return found if isinstance(found, dict) else None
+    except (OSError, KeyError, ValueError, Image.DecompressionBombError):
         return None
 
 

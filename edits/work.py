@@ -38,6 +38,13 @@ class Job:
         """The contents of a file that a row names."""
         return self.files[path] if path in self.files else path.read_bytes()
 
+    def prepared(self, path: Path) -> bytes:
+        """A picture that a row names, as `pictures.prepared`; raises OSError that names it."""
+        try:
+            return pictures.prepared(self.read(path), self.settings.side)
+        except OSError as error:
+            raise OSError(f"the picture '{path}' cannot be read: {error}") from error
+
     def with_files(self) -> Job:
         """The same job, for a worker on any machine."""
         named = {path for e in self.entries for path in (e.row.image, e.row.truth) if path}
@@ -57,12 +64,10 @@ Outcome = Picture | Failure
 
 def run(client: Client, job: Job) -> list[Outcome]:
     """Run a job on a server; raises WorkerLost. A row that is refused takes no other with it."""
-    first = job.entries[0].row
     try:
-        source = pictures.prepared(job.read(first.image), job.settings.side)
+        source = job.prepared(job.entries[0].row.image)
     except OSError as error:
-        said = f"the picture '{first.image}' cannot be read: {error}"
-        return [failed(entry, said) for entry in job.entries]
+        return [failed(entry, str(error)) for entry in job.entries]
     digest = hashlib.sha256(source).hexdigest()
     image = client.upload_image(f"edits-{digest[:16]}.png", source)
     label = f"{digest[:16]} {job.entries[0].method.learning}" if METER in client.nodes else ""
@@ -112,9 +117,7 @@ def measured(
     job: Job, entry: Entry, source: bytes, edit: bytes, reconstruction: bytes | None
 ) -> dict[str, Any]:
     """The numbers of one edit."""
-    named, truth = entry.row.truth, None
-    if named is not None:
-        truth = pictures.prepared(job.read(named), job.settings.side)
+    truth = None if entry.row.truth is None else job.prepared(entry.row.truth)
     return job.measure(Seen(
         entry.row, pictures.tensor(source), pictures.tensor(edit),
         None if reconstruction is None else pictures.tensor(reconstruction),

@@ -120,14 +120,3 @@ def test_columns_can_be_left_out(tmp_path: Path) -> None:
         f"prompt,image_path,target,blend_word,tau_u\n{CAT},photos/cat.png,{TIGER},cat,0.5\n"))
     (row,) = rows.without(table, ["blend_words", "tau_u"]).rows
     assert (row.blend_words, row.tau_u, row.target) == ("", None, TIGER)
-
-
-@pytest.mark.parametrize(("size", "side", "wanted"), [
-    ((128, 128), 128, (128, 128)), ((1024, 512), 512, (728, 360)), ((3, 300), 16, (8, 160)),
-])
-def test_pictures_come_to_the_area_in_whole_cells_and_keep_their_shape(
-    tmp_path: Path, size: tuple[int, int], side: int, wanted: tuple[int, int]
-) -> None:
-    Image.new("RGB", size, "blue").save(tmp_path / "photo.png")
-    data = pictures.prepared((tmp_path / "photo.png").read_bytes(), side)
-    assert pictures.opened(data).size == wanted
