@@ -172,7 +172,7 @@ def _vision(nodes: Nodes, settings: Settings) -> dict[str, Any]:
 
 
 def _add_edits(nodes: Nodes, entries: Sequence[Entry], settings: Settings) -> list[Place]:
-    """A controller and a Sample for each set of windows."""
+    """A controller and a Sample for each set of windows; a row's words are a part of their own."""
     groups: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in entries:
         same = (entry.method.exact_source, *entry.taus.values(), entry.row.mode)
@@ -192,8 +192,8 @@ def _add_group(nodes: Nodes, number: int, group: list[Entry], settings: Settings
     nodes.add(f"control {number}", PACK + "P2PlusController", clip=["model", 1],
               trajectory=["trajectory", 0], targets="\n".join(e.row.target for e in group),
               mode=first.row.mode, **first.taus,
-              blend_words=_for_each([e.row.blend_words for e in group]),
-              emphasis=_for_each([e.row.emphasis for e in group]),
+              blend_words="; ".join(e.row.blend_words for e in group),
+              emphasis="; ".join(e.row.emphasis for e in group),
               blend_threshold=threshold, blend_start=start, blend_pooling=pooling)
     nodes.add(f"edits {number}", PACK + "Sample",
               model=nodes.model(stage, ", ".join(e.row.target for e in group)),
@@ -202,11 +202,6 @@ def _add_group(nodes: Nodes, number: int, group: list[Entry], settings: Settings
               exact_source=first.method.exact_source)
     nodes.read(stage, [f"edits {number}", 0])
     return _show(nodes, str(number), [f"edits {number}", 0])
-
-
-def _for_each(said: list[str]) -> str:
-    """One part for all targets, or one for each between semicolons."""
-    return said[0] if len(set(said)) == 1 else "; ".join(said)
 
 
 def _sdedit(nodes: Nodes, number: int, entry: Entry, settings: Settings) -> Place:
