@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(chosen: argparse.Namespace) -> int:
     """Run what is left, then write the report of all that is finished."""
     own = chosen.table or demo_table.write(chosen.out / "demo")
-    table = rows.read(own)
+    table = rows.read(own, chosen.out)
     kept = [row for row in table.rows if chosen.report == "table" or chosen.table
             or row.kind == LARGE]
     table = replace(table, rows=tuple(kept[:chosen.rows] if chosen.rows else kept))

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_worker_options(parser)
     chosen = parser.parse_args(arguments)
     try:
-        table = rows.without(rows.read(chosen.table), chosen.ignore)
+        table = rows.without(rows.read(chosen.table, chosen.out), chosen.ignore)
         methods = [method(name) for name in chosen.method]
         run = Run(table, methods, settings_for(chosen), chosen.out)
         return run.finish(workers_for(chosen))

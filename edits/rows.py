@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
+import io
 import itertools
 import json
 import re
@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from . import columns
+from .columns import BadRow
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TAUS = ("tau_v", "tau_c", "tau_s", "tau_u")
 MODES = {"": "auto", "auto": "auto", "replace": "replace", "refine": "refine"}
 PIE_FOLDER, PIE_SIDE = "annotation_images", 512
-
-
-class BadRow(ValueError):
-    """What is wrong with a row, and what to do about it."""
+BEYOND = "what stands behind the last column"
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,16 @@ class Table:
 Make = Callable[[Path, Mapping[str, Any]], Row]
 
 
-def read(path: Path) -> Table:
-    """The table in a .csv, a mapping .json or a folder; raises ValueError where it is none."""
+def read(path: Path, out: Path | None = None) -> Table:
+    """The table in a .csv, a mapping .json or a folder; raises ValueError where it is none.
+
+    What lies in `out`, where the edits go, is none of a folder's own pictures.
+    """
     make: Make
+    if not path.exists():
+        raise ValueError(f"'{path}' is not there; give a table of edits, or a folder of pictures")
     if path.is_dir():
-        entries, make = _captions(path), _from_caption
+        entries, make = _captions(path, _inside(path, out)), _from_caption
     elif path.suffix == ".csv":
         entries, make = _csv_lines(path), _from_csv
     elif path.suffix == ".json":
@@ -91,125 +96,115 @@ def read(path: Path) -> Table:
     return Table(tuple(_named_apart(rows)), tuple(failures))
 
 
-def without(table: Table, columns: list[str]) -> Table:
+def without(table: Table, names: list[str]) -> Table:
     """The table with some columns left empty, as if they had not been written."""
-    empty: dict[str, Any] = {c: None if c in TAUS else "" for c in columns}
+    empty: dict[str, Any] = {name: None if name in TAUS else "" for name in names}
     return replace(table, rows=tuple(replace(row, **empty) for row in table.rows))
 
 
+def _text(path: Path) -> str:
+    """What a text file holds; raises ValueError that names it where that cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not in UTF-8, from its byte {error.start} on; save it as "
+                         "UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
 def _csv_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restkey=BEYOND)
+    try:
         missing = {"prompt", "image_path", "target"} - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"'{path}' has no column '{sorted(missing)[0]}'; its first line must "
                              "name the columns: prompt, image_path, target, and any others")
         for entry in reader:
             yield f"line {reader.line_num}", dict(entry)
+    except csv.Error as error:
+        raise ValueError(f"'{path}' cannot be read, at its line {reader.line_num}: {error}; look "
+                         "for a quote that is not closed, there or before") from None
 
 
 def _from_csv(path: Path, entry: Mapping[str, Any]) -> Row:
     def said(column: str) -> str:
         return (entry.get(column) or "").strip()
 
-    image, truth = path.parent / said("image_path"), said("true_edit")
-    mode = said("edit_type").lower()
+    if beyond := [value for value in entry.get(BEYOND, ()) if value.strip()]:
+        raise BadRow(f"'{beyond[0]}' stands behind the last column; put quotes around a text that "
+                     "has commas")
+    image = columns.picture(path.parent, said("image_path"), "image_path")
+    mode, truth = said("edit_type").lower(), said("true_edit")
     return Row(
         _own_name(image, path.parent), image, said("prompt"), said("target"),
-        blend_words(said("blend_word")), emphasis(said("eq_params")),
-        _tau(said, "tau_v"), _tau(said, "tau_c"), _tau(said, "tau_s"), _tau(said, "tau_u"),
+        columns.blend_words(said("blend_word")), columns.emphasis(said("eq_params")),
+        *(columns.tau(said, name) for name in TAUS),
         mode=MODES.get(mode, "auto"), kind=said("edit_type"),
-        truth=path.parent / truth if truth else None)
+        truth=columns.picture(path.parent, truth, "true_edit") if truth else None)
 
 
-def _captions(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One entry a line after the first of each caption file."""
+def _inside(folder: Path, out: Path | None) -> Path | None:
+    """The output folder as it lies in a folder of pictures; None where it lies elsewhere."""
+    if out is None or not out.resolve().is_relative_to(folder.resolve()):
+        return None
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"'{out}' is the folder of the pictures itself, where edits would be "
+                         f"taken for pictures the next time; give --out {folder / 'edited'}, say")
+    return folder / out.resolve().relative_to(folder.resolve())
+
+
+def _captions(folder: Path, out: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One entry a line after the first of each caption file, but for pictures in `out`."""
     for image in sorted(folder.rglob("*")):
-        if image.suffix.lower() not in PICTURES:
+        if image.suffix.lower() not in PICTURES or (out and image.is_relative_to(out)):
             continue
         name, caption = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
-        lines = [line.strip() for line in caption.read_text(encoding="utf-8-sig").splitlines()
-                 if line.strip()] if caption.exists() else []
-        entry = {"image_path": name, "prompt": lines[0] if lines else "", "file": caption.name}
+        entry, lines = {"image_path": name, "file": caption.name}, []
+        try:
+            said = _text(caption) if caption.exists() else ""
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+        except ValueError as error:
+            entry["wrong"] = str(error)
         for number, target in enumerate(lines[1:] or [""], 2):
-            yield f"{name}, line {number}", {**entry, "target": target}
+            yield f"{name}, line {number}", {
+                **entry, "prompt": lines[0] if lines else "", "target": target}
 
 
 def _from_caption(folder: Path, entry: Mapping[str, Any]) -> Row:
+    if "wrong" in entry:
+        raise BadRow(entry["wrong"])
     if not entry["target"]:
         raise BadRow(f"'{entry['file']}' names no edit; its first line describes the picture, and "
                      "every further line is an edited prompt")
-    image = folder / entry["image_path"]
+    image = columns.picture(folder, entry["image_path"], "the folder")
     return Row(_own_name(image, folder), image, entry["prompt"], entry["target"])
 
 
 def _mapping(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' holds no entries by name; give PIE-Bench's mapping_file.json, "
+                         "or write the edits as a .csv")
     for key, entry in found.items():
-        yield f"entry {key}", {**entry, "target": entry.get("editing_prompt", "")}
+        told = entry if isinstance(entry, dict) else {}
+        yield f"entry {key}", {**told, "target": told.get("editing_prompt", "")}
 
 
 def _from_mapping(path: Path, entry: Mapping[str, Any]) -> Row:
-    image = path.parent / PIE_FOLDER / str(entry["image_path"])
-    prompt, target = (" ".join(re.sub(r"[\[\]]", "", str(entry[name])).split())
+    prompt, target = (re.sub(r"[\[\]]", "", columns.text(entry, name))
                       for name in ("original_prompt", "editing_prompt"))
-    words = str(entry.get("blended_word") or "").split()
+    folder = path.parent / PIE_FOLDER
+    image = columns.picture(folder, columns.text(entry, "image_path"), "image_path")
+    words = columns.text(entry, "blended_word").split() if entry.get("blended_word") else []
     if len(words) not in (0, 2):
         raise BadRow(f"blended_word '{' '.join(words)}' is not a word of the prompt and one of the "
                      "target; write both, or nothing")
-    runs = entry.get("mask") or ()
-    return Row(_own_name(image, path.parent / PIE_FOLDER), image, prompt, target,
-               ", ".join(dict.fromkeys(words)), kind=str(entry.get("editing_type_id", "")),
-               mask=tuple(int(n) for n in (runs.split() if isinstance(runs, str) else runs)))
-
-
-def blend_words(said: str) -> str:
-    """"cat, tiger", or the released code's ((('cat',), ("tiger",))), as the node has it."""
-    if not said.startswith(("(", "[")):
-        return said
-    words = list(_flat(_literal(said, "blend_word")))
-    return ", ".join(dict.fromkeys(words))
-
-
-def emphasis(said: str) -> str:
-    """"tiger: 2", or the released code's {"words": ("tiger",), "values": (2,)}."""
-    if not said.startswith("{"):
-        return said
-    found = _literal(said, "eq_params")
-    words, values = (list(_flat(found.get(key, ()))) for key in ("words", "values"))
-    if len(words) != len(values):
-        raise BadRow(f"eq_params names {len(words)} words and {len(values)} values; give one value "
-                     "a word")
-    return ", ".join(f"{word}: {value}" for word, value in zip(words, values, strict=True))
-
-
-def _literal(said: str, column: str) -> Any:
-    try:
-        return ast.literal_eval(said)
-    except (ValueError, SyntaxError):
-        raise BadRow(f"{column} '{said}' cannot be read; write words with commas between them"
-                     ) from None
-
-
-def _flat(found: Any) -> Iterator[str]:
-    if isinstance(found, (list, tuple)):
-        for part in found:
-            yield from _flat(part)
-    elif found is not None:
-        yield str(found)
-
-
-def _tau(said: Callable[[str], str], name: str) -> float | None:
-    written = said(name)
-    if not written:
-        return None
-    try:
-        value = float(written)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise BadRow(f"{name} '{written}' is no share of the steps; write a number from 0 to 1")
-    return value
+    return Row(_own_name(image, folder), image, prompt, target, ", ".join(dict.fromkeys(words)),
+               kind=str(entry.get("editing_type_id", "")), mask=columns.runs(entry.get("mask")))
 
 
 def _own_name(image: Path, folder: Path) -> str:
@@ -233,14 +228,12 @@ def _named_apart(rows: list[Row]) -> Iterator[Row]:
 
 
 def _checked(row: Row) -> Row:
+    row = replace(row, prompt=" ".join(row.prompt.split()), target=" ".join(row.target.split()))
     for what, text in (("prompt", row.prompt), ("target", row.target)):
         if not text:
             raise BadRow(f"the {what} is empty; describe the picture "
                          + ("as it is" if what == "prompt" else "as it should become"))
-    for path in (row.image, row.truth):
-        if path is not None and not path.is_file():
-            raise BadRow(f"the picture '{path}' is not there")
     for column, text in (("blend_word", row.blend_words), ("eq_params", row.emphasis)):
-        if re.search("[;\n]", text):
+        if re.search("[;\uff1b\n]", text):
             raise BadRow(f"{column} '{text}' has more than one part; a row has one target")
-    return replace(row, prompt=" ".join(row.prompt.split()), target=" ".join(row.target.split()))
+    return row
