@@ -4,7 +4,8 @@
 
 TABLE is a .csv (columns prompt, image_path, target and, as you like, blend_word, eq_params, tau_v,
 tau_c, tau_s, tau_u, edit_type, true_edit), PIE-Bench's mapping_file.json, or a folder of pictures
-with a .txt beside each: its first line describes the picture, every further line is an edit.
+with a .txt beside each: its first line describes the picture, every further line is an edit. Texts
+are UTF-8. DIR may lie inside that folder.
 """
 
 from __future__ import annotations

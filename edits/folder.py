@@ -64,12 +64,15 @@ class Folder:
 
 
 def as_csv(lines: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
-    """A CSV file with these columns; what a line lacks, or has as None, stays empty."""
+    """A CSV file with these columns; what a line lacks, or has as None, stays empty.
+
+    A file name that is not UTF-8 has backslashes where it is not.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -139,7 +139,8 @@ def _from_csv(path: Path, entry: Mapping[str, Any]) -> Row:
     return Row(
         _own_name(image, path.parent), image, said("prompt"), said("target"),
         columns.blend_words(said("blend_word")), columns.emphasis(said("eq_params")),
-        *(columns.tau(said, name) for name in TAUS),
+        columns.tau(said, "tau_v"), columns.tau(said, "tau_c"), columns.tau(said, "tau_s"),
+        columns.tau(said, "tau_u"),
         mode=MODES.get(mode, "auto"), kind=said("edit_type"),
         truth=columns.picture(path.parent, truth, "true_edit") if truth else None)
 

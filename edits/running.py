@@ -77,6 +77,8 @@ class Run:
     def _said(self) -> int:
         if not self.failures:
             return 0
+        first = self.failures[0]
+        told = f"{first.row}: {first.message}".encode(errors="backslashreplace").decode()
         print(f"{len(self.failures)} rows failed; {self.folder.path / 'failures.csv'} says why. "
-              f"The first, {self.failures[0].row}: {self.failures[0].message}")
+              f"The first, {told}")
         return 1

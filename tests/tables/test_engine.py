@@ -14,7 +14,7 @@ from edits.client import WorkerLost
 from edits.engine import Engine, Unfinished, Worker
 from edits.graphs import Settings
 from edits.methods import method
-from edits.rows import Row, Table
+from edits.rows import Row, Table, read
 from edits.running import Run
 from edits.work import Job, Outcome, Picture, failed
 
@@ -160,6 +160,31 @@ def test_what_changed_is_done_again_and_nothing_else(table: Table, tmp_path: Pat
     again = Stub()
     run_of(Table(changed, ()), tmp_path / "out").finish([again])
     assert again.done == Counter(["edit3", "edit5"])
+
+
+def test_a_folder_that_holds_its_own_edits_is_done_after_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "edited"
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    (tmp_path / "photo.txt").write_text("a cat\na big cat\na dog\n")
+    assert run_of(read(tmp_path, out), out).finish([Stub()]) == 0
+    again = run_of(read(tmp_path, out), out)
+    assert again.jobs() == []
+    assert again.finish([]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "photo_1.png", "photo_2.png", "edits.csv", "failures.csv"}
+
+
+@pytest.mark.parametrize(("refused", "file"), [("", "edits.csv"), ("a dog", "failures.csv")])
+def test_a_file_name_that_is_not_utf_8_stops_no_table(
+    table: Table, tmp_path: Path, refused: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "caf\udce9.png"  # as Python has a byte that is no UTF-8
+    path.write_bytes(table.rows[0].image.read_bytes())
+    odd = Row("caf\udce9", path, "a cat", "a dog")
+    run = run_of(Table((odd, *table.rows), ()), tmp_path / "out")
+    assert run.finish([Stub(refuses=refused)]) == bool(refused)
+    assert "caf\\udce9" in (tmp_path / "out" / file).read_text()
+    assert ("The first, caf\\udce9, ddim: the" in capfd.readouterr().out) == bool(refused)
 
 
 def test_a_worker_that_is_waited_for_does_not_hold_up_the_end(table: Table, tmp_path: Path) -> None:
