@@ -21,6 +21,7 @@ from comfy_extras import (
     nodes_apg,
     nodes_attention_multiply,
     nodes_controlnet,
+    nodes_custom_sampler,
     nodes_eps,
     nodes_freelunch,
     nodes_fresca,
@@ -106,6 +107,8 @@ CHANGE_GUIDANCE: dict[str, Equip] = {
     "Mahiro": lambda m, other: first(nodes_mahiro.Mahiro.execute(m)),
     "APG": lambda m, other: first(nodes_apg.APG.execute(m, 0.5, 5.0, 0.0)),
     "Epsilon Scaling": lambda m, other: first(nodes_eps.EpsilonScaling.execute(m, 1.05)),
+    "CFG Override": lambda m, other: first(
+        nodes_custom_sampler.CFGOverride.execute(m, 1.0, 0.6, 1.0)),
 }
 
 

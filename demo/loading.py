@@ -84,7 +84,7 @@ def load_model(path: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     return patcher
 
 
-def load_clip(path: Path = WEIGHTS) -> Any:
+def load_clip(path: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     """The CLIP; words the model never learnt all share the mean of those it did."""
     tensors = read_weights(path)
     rows = tensors["vocabulary.rows"].float()
@@ -93,10 +93,17 @@ def load_clip(path: Path = WEIGHTS) -> Any:
     state = {f"clip_l.transformer.{k}": v.float() for k, v in _part(tensors, TEXT).items()}
     state["clip_l.transformer.text_model.embeddings.token_embedding.weight"] = table
     state["clip_l.transformer.text_projection.weight"] = torch.eye(rows.shape[1])
-    return comfy.sd.CLIP(
+    asked = {"disable_dynamic": True} if disable_dynamic else {}  # not every host knows it
+    clip = comfy.sd.CLIP(
         _TextTarget, parameters=table.numel(), state_dict=state,
-        model_options={"clip_l_model_config": parts.TEXT_CONFIG},
+        model_options={"clip_l_model_config": parts.TEXT_CONFIG}, **asked,
     )
+    clip.patcher.cached_patcher_init = (_clip_patcher, (path,))
+    return clip
+
+
+def _clip_patcher(path: Path, disable_dynamic: bool = False) -> Any:
+    return load_clip(path, disable_dynamic).patcher
 
 
 def load_vae(path: Path = WEIGHTS) -> Any:

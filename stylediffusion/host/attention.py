@@ -149,7 +149,10 @@ def sampling_step(extra: ExtraOptions) -> int:
 
 @dataclass
 class LayerFinder:
-    """Notes every cross-attention layer it is called in: the way to learn a UNet's layout."""
+    """Notes every cross-attention layer it is called in: the way to learn a UNet's layout.
+
+    Of a layer that another node shrinks in some of the calls, the largest grid.
+    """
 
     layers: dict[tuple[str, int, int], AttentionLayer] = field(default_factory=dict)
 
@@ -160,8 +163,10 @@ class LayerFinder:
         block, number = extra["block"]
         index = extra.get("block_index", 0)
         height, width = extra["activations_shape"][-2:]
+        layer = AttentionLayer(block, number, index, height, width)
         key = (block, number, index)
-        self.layers.setdefault(key, AttentionLayer(block, number, index, height, width))
+        if self.layers.setdefault(key, layer).tokens < layer.tokens:
+            self.layers[key] = layer
         return n, context, value
 
 

@@ -67,6 +67,7 @@ class PromptHeat:
             self.keeps = target_columns.flatten(1).any(1).tolist()
             self.through_target = target_columns.to(device)
         self.sums: Tensor | None = None
+        self.seen: set[int] = set()
         self._call: tuple[Tensor, int] | None = None
 
     def replacement(self, layer: AttentionLayer) -> AttentionReplacement:
@@ -75,6 +76,7 @@ class PromptHeat:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: ExtraOptions) -> Tensor:
             step = self._step(extra)
             if step in self.steps:
+                self.seen.add(step)
                 for branch, rows in branch_rows(len(q), extra["cond_or_uncond"]):
                     if branch == CONDITIONAL:
                         columns = self._columns(q[rows], k[rows], extra, step).T

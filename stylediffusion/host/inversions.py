@@ -81,7 +81,7 @@ def _require_inside(filename_prefix: str) -> None:
     output = os.path.abspath(folder_paths.get_output_directory())
     folder = os.path.dirname(os.path.normpath(filename_prefix))
     place = os.path.abspath(os.path.join(output, folder))
-    if os.path.commonpath((output, place)) != output:
+    if not _below(output, place):
         raise ValueError(
             f"filename_prefix is '{filename_prefix[:LONGEST_SHOWN]}', which leads outside the "
             "output folder; write a folder and a name under it, as in StyleDiffusion/inversion")
@@ -141,8 +141,15 @@ def _is_text(name: str) -> bool:
 def _within(folder: str, path: Path) -> bool:
     """Whether a path is in a folder, links followed; on another drive, or with a NUL, it is not."""
     try:
-        root = os.path.realpath(folder)
-        return os.path.commonpath((root, os.path.realpath(path))) == root
+        return _below(os.path.realpath(folder), os.path.realpath(path))
+    except ValueError:
+        return False
+
+
+def _below(root: str, place: str) -> bool:
+    """Whether one absolute path is in another; those on different drives are not."""
+    try:
+        return os.path.commonpath((root, place)) == root
     except ValueError:
         return False
 

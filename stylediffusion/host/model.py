@@ -54,7 +54,8 @@ def fingerprint(model: ModelPatcher) -> str:
     """Sixteen hex digits that tell one set of weights and patches from another.
 
     Hashes sorted weight names and shapes, some elements of some tensors as they were before
-    patching; and of the patches keys, strengths and the same of their own tensors.
+    patching; and of the patches keys, strengths and the same of their own tensors. Then how the
+    model is sampled and what is put into its modules, where another node changed that.
     """
     digest = hashlib.sha256()
     hash_weights(digest, _unpatched(model))
@@ -65,7 +66,13 @@ def fingerprint(model: ModelPatcher) -> str:
         held = [getattr(patch[1], "weights", patch[1]) for patch in model.patches[name]]
         parts |= {f"{name}.{i}": leaf for i, leaf in enumerate(tree_leaves(held))
                 if isinstance(leaf, Tensor)}
+    sampling = model.object_patches.get("model_sampling")
+    if sampling is not None:
+        parts["sigmas"] = sampling.sigmas
+        digest.update(type(sampling).calculate_denoised.__qualname__.encode())
     hash_weights(digest, parts)
+    if model.injections:
+        digest.update(f"{sorted(map(str, model.injections))}".encode())
     return digest.hexdigest()[:16]
 
 

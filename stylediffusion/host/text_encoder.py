@@ -38,21 +38,31 @@ def encode(clip: Any, prompt: str) -> Conditioning:
         raise ValueError(NO_ENCODER)
     _require_weights(prompt)
     entries: Conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    if len(entries) > 1:
+    if len(entries) > 1 or any(map(_is_scheduled, hooks_of(entries))):
         raise ValueError(
-            f"the CLIP gives {len(entries)} prompts that follow each other, since its hooks are "
-            "scheduled, but an inversion has one; turn schedule_clip off in Set CLIP Hooks"
+            "a hook of the CLIP changes its strength on the way, which the host can follow from "
+            "noise to picture only, and an inversion goes up and down; take Set Hook Keyframes away"
         )
     return entries
+
+
+def _is_scheduled(hook: Any) -> bool:
+    return len({keyframe.strength for keyframe in hook.hook_keyframe.keyframes}) > 1
 
 
 def stacked(prompts: list[Conditioning]) -> Conditioning:
     """One conditioning entry with a row a prompt, so that the host pairs rows with latents.
 
     Shorter prompts are repeated to the length of all, as the host does with two. A saved prompt is
-    on the CPU, a new one where the host keeps its own: all go to the first one's device.
+    on the CPU, a new one where the host keeps its own: all go to the first one's device. Raises
+    ValueError where some prompts have hooks that others have not.
     """
     entries = [prompt[0] for prompt in prompts]
+    if any(hooks_of([entry]) != hooks_of(entries[:1]) for entry in entries):
+        raise ValueError(
+            "some prompts have hooks, such as a LoRA's from Set CLIP Hooks, that the others have "
+            "not, but source and edits are painted by one model; connect the same CLIP to DDIM "
+            "Invert and to P2Plus Controller")
     device = entries[0][0].device
     length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
     merged = dict(entries[0][1])
@@ -61,6 +71,12 @@ def stacked(prompts: list[Conditioning]) -> Conditioning:
             merged[key] = torch.cat([entry[1][key].to(device) for entry in entries])
     rows = [tensor.to(device).repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries]
     return [(torch.cat(rows), merged)]
+
+
+def hooks_of(prompt: Conditioning) -> list[Any]:
+    """What the host applies to the model for a prompt, from Set CLIP Hooks."""
+    hooks = prompt[0][1].get("hooks")
+    return [] if hooks is None else list(hooks.hooks)
 
 
 def _require_weights(prompt: str) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import comfy.model_patcher
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -37,9 +38,18 @@ def test_weights_of_another_shape_are_refused(load: object, tmp_path: Path) -> N
         if name.startswith((loading.UNET, loading.VISION)):
             tensors[name] = torch.zeros(3)
     save_file(tensors, bent)
-    assert callable(load)
     with pytest.raises(ValueError, match=f"do not fit the demo model's .*{AGAIN.split()[0]}"):
         load(bent)
+
+
+def test_the_host_can_load_model_and_text_encoder_anew_as_it_does_for_copies() -> None:
+    for loaded in (loading.load_model(), loading.load_clip().patcher):
+        load, arguments = loaded.cached_patcher_init
+        again = load(*arguments, disable_dynamic=True)
+        assert type(again) is comfy.model_patcher.ModelPatcher
+        first, second = (patcher.model_state_dict() for patcher in (loaded, again))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_file_is_small_and_says_how_it_was_made() -> None:

@@ -78,6 +78,18 @@ def test_nothing_is_written_outside_the_output_folder(
     assert sorted(output.parent.iterdir()) == around and not list(output.rglob("*"))
 
 
+def test_a_prefix_on_another_drive_is_outside_the_output_folder(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are drives, the two paths have nothing in common to ask for."""
+    def apart(paths: Any) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", apart)
+    with pytest.raises(ValueError, match="filename_prefix is 'D:/cat', .* outside the output fold"):
+        inversions.save_inversion(made[1], None, "D:/cat")
+
+
 @pytest.mark.parametrize("file", [
     "../cat.inversion.safetensors [output]", "kept/../../cat.inversion.safetensors [output]",
     "{outside} [output]", "{outside} [input]", "{outside}", "cat.inversion.safetensors",

@@ -11,11 +11,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, apply_torch_compile_factory
 from stylediffusion_pack.stylediffusion.host import control_nets
+from stylediffusion_pack.stylediffusion.host.autograd.clone import differentiable_clone
 from stylediffusion_pack.stylediffusion.host.edit import controller, sampling
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
-from stylediffusion_pack.stylediffusion.host.invert import inversion
+from stylediffusion_pack.stylediffusion.host.invert import generation, inversion
 from stylediffusion_pack.stylediffusion.host.latent_units import vp_to_host
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
+from stylediffusion_pack.stylediffusion.host.model import fingerprint
+from stylediffusion_pack.stylediffusion.host.stage import Stage, on_stage
 from stylediffusion_pack.stylediffusion.method import data, prompt_to_prompt
 
 from bench import neighbours
@@ -137,6 +140,61 @@ def test_it_is_in_the_inversion_in_what_is_learnt_and_in_the_edit(
         trajectory = inverted(model, clip)
         changed = golden.relative(by_the_host(equipped, trajectory), by_the_host(model, trajectory))
     assert changed > 1e-3, "the node does something"
+
+
+def denoised(model: Any, trajectory: data.Trajectory) -> torch.Tensor:
+    """What the host's guider gives at every step of a trajectory."""
+    found: list[torch.Tensor] = []
+
+    def work(stage: Stage) -> None:
+        for step, sigma in enumerate(stage.sigmas[:-1]):
+            entry = trajectory.latents[trajectory.steps - step][None].to(stage.latent_vp)
+            latent_k = entry * (1 + sigma**2) ** 0.5
+            found.append(stage.denoised(latent_k, sigma, stage.model_options))
+
+    on_stage(model, trajectory.positive, trajectory.negative, trajectory.levels.sampling_sigmas(),
+             vp_to_host(model, trajectory.noise), work, cfg=GUIDANCE)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("name", {**neighbours.LEARNT_WITH, **neighbours.MERGED})
+def test_the_copy_that_learning_works_on_is_as_the_node_made_the_model(
+    name: str, model: Any, other: Any, clip: Any
+) -> None:
+    with torch.inference_mode():
+        equipped = {**neighbours.LEARNT_WITH, **neighbours.MERGED}[name](model, other)
+        trajectory = inverted(model, clip)
+        wanted = denoised(equipped, trajectory)
+        with torch.inference_mode(False):
+            clone = differentiable_clone(equipped)
+        assert golden.relative(denoised(clone, trajectory), wanted) < 1e-5
+        assert golden.relative(denoised(model, trajectory), wanted) > 1e-3
+
+
+@pytest.mark.parametrize("name", {**neighbours.LEARNT_WITH, **neighbours.MERGED})
+def test_a_node_that_changes_weights_or_sampling_changes_the_fingerprint_and_others_do_not(
+    name: str, model: Any, other: Any
+) -> None:
+    """UNetSelfAttentionMultiply and its like multiply weights."""
+    with torch.inference_mode():
+        equipped = {**neighbours.LEARNT_WITH, **neighbours.MERGED}[name](model, other)
+        changed = fingerprint(equipped) != fingerprint(model)
+        assert fingerprint(equipped) == fingerprint(equipped.clone())
+    assert changed == name.startswith(("LoraLoader", "ModelSampling", "ModelMerge", "UNet"))
+
+
+@pytest.mark.parametrize("name", neighbours.LEARNT_WITH)
+def test_a_generated_picture_is_the_one_that_sample_paints(
+    name: str, model: Any, other: Any, clip: Any
+) -> None:
+    """Nodes that draw draw the same; layers that are shrunk at first are known by their size."""
+    wishes = generation.PictureSettings(SOURCE, "", 96, 64, STEPS, GUIDANCE, 5)
+    with torch.inference_mode():
+        equipped = neighbours.LEARNT_WITH[name](model, other)
+        trajectory, latent = generation.generate(equipped, clip, wishes)
+        found = rows(equipped, trajectory, None, None)
+        assert golden.relative(found, latent["samples"]) < 1e-4
+        assert set(trajectory.layers) == set(inverted(model, clip).layers)
 
 
 @pytest.mark.parametrize("name", ["HyperTile", "TomePatchModel"])

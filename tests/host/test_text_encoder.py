@@ -35,8 +35,8 @@ def test_weights_leave_the_words_as_they_are(clip: Any, weighted: str, plain: st
 
 @pytest.mark.parametrize("prompt", [
     "a (red:0) cat", "(a (red:1.2) cat:0.5)", "a cat BREAK a dog", "a <lora:wool:1> cat",
-    "a cat's whiskers, e-mail & x/y", "ein schöner Kater, 猫 и кот 🐈", "a (cat", "a cat) \\(dog\\)",
-    "  a \n\t cat  ", "((((a))))", "a [red] {cat}", "a:1.3 (:1.2) ()"])
+    "a cat's whiskers, e-mail & x/y", "ein schöner Kater, 猫 и кот 🐈", "a (cat",
+    "a cat) \\(dog\\)", "  a \n\t cat  ", "((((a))))", "a [red] {cat}", "a:1.3 (:1.2) ()"])
 def test_words_share_out_all_tokens_of_the_hosts_in_order(clip: Any, prompt: str) -> None:
     rows = clip.tokenize(prompt, return_word_ids=True)["l"]
     wanted = [i for i, token in enumerate(t for row in rows for t in row) if token[2]]
@@ -81,10 +81,28 @@ def test_prompts_that_a_schedule_changes_on_the_way_are_an_error_with_a_remedy()
     hooks.set_keyframes_on_hooks(frames)
     with torch.inference_mode():
         (scheduled,) = SetClipHooks().apply_hooks(clip, True, True, hooks)
-        with pytest.raises(ValueError, match="gives 2 prompts that .* turn schedule_clip off"):
-            text_encoder.encode(scheduled, "a brown cat")
         (steady,) = SetClipHooks().apply_hooks(clip, False, True, hooks)
-        assert len(text_encoder.encode(steady, "a brown cat")) == 1
+        for hooked in (scheduled, steady):
+            with pytest.raises(ValueError, match="changes its strength .* take Set Hook Keyframes"):
+                text_encoder.encode(hooked, "a brown cat")
+
+
+def test_prompts_of_which_only_some_have_hooks_are_not_painted_together() -> None:
+    clip = loading.load_clip()
+    prompts = []
+    with torch.inference_mode():
+        for _ in range(2):
+            hooks = comfy.hooks.create_hook_lora({}, 1.0, 0.0)
+            (hooked,) = SetClipHooks().apply_hooks(clip, False, True, hooks)
+            prompts.append(text_encoder.encode(hooked, "a brown cat"))
+            prompts.append(text_encoder.encode(hooked, "a dog"))
+        plain = text_encoder.encode(clip, "a dog")
+    (_, extra), = text_encoder.stacked(prompts[:2])
+    assert extra["hooks"] is prompts[0][0][1]["hooks"]
+    for other in (plain, prompts[2]):
+        for pair in ([prompts[0], other], [other, prompts[0]]):
+            with pytest.raises(ValueError, match="have hooks.*that the others have not.*same CLIP"):
+                text_encoder.stacked(pair)
 
 
 def test_a_checkpoint_without_text_encoder_is_an_error_with_a_remedy() -> None:

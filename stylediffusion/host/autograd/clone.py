@@ -15,7 +15,8 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
 
     What a node receives are inference tensors, weights included. Those of the host's plain MODEL
     are copied in memory, else they are read again from its file; where the loader left no way to
-    do that, each weight is copied as it is used. Raises ValueError where none of these will do.
+    do that, or something is put into the modules, each weight is copied as it is used. Raises
+    ValueError where none of these will do.
     """
     reloads = model.cached_patcher_init is not None
     if model.is_dynamic() and not reloads:
@@ -24,7 +25,10 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
             "left no way to read them again, which learning needs; load the checkpoint with one of "
             "ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
         )
-    clone = _copied(model) if type(model) is ModelPatcher else _read_again(model, reloads)
+    if model.injections:
+        clone = _sharing(model)
+    else:
+        clone = _copied(model) if type(model) is ModelPatcher else _read_again(model, reloads)
     if clone.model is not model.model:
         clone.model.requires_grad_(False)  # hosts before 0.27 leave that to whoever learns
     clone.remove_additional_models("multigpu")  # the host runs those without gradients
@@ -32,6 +36,17 @@ def differentiable_clone(model: ModelPatcher) -> ModelPatcher:
         if weight.is_inference():
             clone.add_weight_wrapper(name, torch.clone)
     return clone
+
+
+def _sharing(model: ModelPatcher) -> ModelPatcher:
+    """A clone of the same weights: what is put into modules, as a LoRA in bypass, is not copied."""
+    if model.is_dynamic():
+        raise ValueError(
+            f"{', '.join(map(str, model.injections))} is put into the modules of this MODEL "
+            f"({type(model.model).__name__}), which streams its weights in, so learning would not "
+            "hear it; load the LoRA with Load LoRA, or start ComfyUI with --disable-dynamic-vram"
+        )
+    return model.clone()
 
 
 def _read_again(model: ModelPatcher, reloads: bool) -> ModelPatcher:

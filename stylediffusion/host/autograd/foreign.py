@@ -45,7 +45,7 @@ def fit_for_autograd(model: ModelPatcher) -> AbstractContextManager[Any]:
     tensors. Looking at every operation costs time, so it is done only where there are patches.
     """
     wrapped = "model_function_wrapper" in model.model_options or _filled(model.wrappers)
-    return NormalTensors() if wrapped or _patched(model) else nullcontext()
+    return NormalTensors() if wrapped or model.injections or _patched(model) else nullcontext()
 
 
 def with_writes_in_place(model: ModelPatcher, options: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...method.data import Embedding, Trajectory, require_own_embedding
 from ...method.prompt_to_prompt import Control
-from ..model import ModelPatcher, require_compatible, warn_if_other
+from ..model import ModelPatcher, fingerprint, require_compatible, warn_if_other
 
 USUAL_GUIDANCE = 7.5
 
@@ -43,10 +43,11 @@ class Edit:
 
     def warn_of_other_models(self) -> None:
         """A line in the log for each part that another model made."""
-        warn_if_other(self.model, self.trajectory.fingerprint, "the trajectory")
+        identity = fingerprint(self.model)
+        warn_if_other(self.model, self.trajectory.fingerprint, "the trajectory", identity)
         if self.embedding is not None:
-            warn_if_other(
-                self.model, self.embedding.fingerprint, f"the {self.embedding.kind}")
+            warn_if_other(self.model, self.embedding.fingerprint, f"the {self.embedding.kind}",
+                          identity)
 
 
 def _require_own_control(trajectory: Trajectory, control: Control) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def generate(
         text_encoder.encode(clip, prompt) for prompt in (settings.prompt, settings.negative_prompt))
     require_own_prompts(model, positive, negative)
     guider, finder = comfy.samplers.CFGGuider(model), LayerFinder()
-    guider.model_options = with_layers_found(guider.model_options, finder)
+    guider.model_options = with_layers_found(guider.model_options, finder, settings.steps)
     guider.set_conds(positive, negative)
     guider.set_cfg(settings.guidance)
     identity = fingerprint(model)
@@ -73,20 +74,24 @@ def generate(
     return trajectory, {"samples": samples}
 
 
-def with_layers_found(model_options: dict[str, Any], finder: LayerFinder) -> dict[str, Any]:
-    """A copy of model options whose first step is seen by a finder; the others are as they were."""
+def with_layers_found(
+    model_options: dict[str, Any], finder: LayerFinder, steps: int
+) -> dict[str, Any]:
+    """A copy of model options whose first and last step are seen by a finder, in which other nodes
+    may shrink some layers, or answer themselves; the steps between are as they were."""
+    calls = itertools.count(1)
 
-    def first_seen(
+    def seen(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
     ) -> Tensor:
-        if not finder.layers:
+        if next(calls) in (1, steps):
             model_options = finding(model_options, finder)
         noise: Tensor = executor(x, timestep, model_options, seed)
         return noise
 
     options = comfy.model_patcher.create_model_options_clone(model_options)
     add_wrapper_with_key(
-        WrappersMP.PREDICT_NOISE, "stylediffusion", first_seen, options, is_model_options=True)
+        WrappersMP.PREDICT_NOISE, "stylediffusion", seen, options, is_model_options=True)
     return options
 
 
@@ -104,6 +109,7 @@ def painted(
         preview(step, x0, latent_k, total)
 
     start_host = vp_to_host(model, vp_to_k(noise, float(sigmas[0])))
+    torch.manual_seed(0)  # nodes that draw, as token merging's, draw the same in Sample
     last_host = guider.sample(
         torch.zeros_like(start_host), start_host, comfy.samplers.sampler_object("euler"), sigmas,
         callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=0)

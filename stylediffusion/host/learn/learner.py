@@ -51,12 +51,17 @@ class Learner:
             [each.negative for each in self.trajectories]))
         control_net = control_net_of(trajectory)
         frozen = None if control_net is None else FrozenControlNet(control_net)
+        self.reached = False
         try:
             with torch.no_grad():
                 on_stage(
                     self.patcher, under(frozen, positive), under(frozen, negative),
                     trajectory.levels.sigmas.to(torch.float32), trajectory.noise.clone(),
                     self.work, cfg=self.request.settings.guidance)
+        except BaseException:
+            if frozen is not None and self.reached:
+                frozen.cleanup()  # the host cleans up behind what succeeds only
+            raise
         finally:
             if frozen is not None:
                 frozen.forget()
@@ -64,8 +69,11 @@ class Learner:
 
     def work(self, stage: Stage) -> None:
         """Try how the model is sampled with, estimate memory, learn in portions that fit."""
+        self.reached = True
         trajectory, others = self.trajectories[0], stage.guider.loaded_models
         latents = trajectory.latents.clone().to(stage.latent_vp.device)
+        memory.begin_peak(latents.device)
+        memory.load_whole(self.patcher, others)
         model = self._model(stage, trajectory)
         first = model.of_pictures([0])
         with torch.no_grad():
@@ -73,8 +81,6 @@ class Learner:
                 self.patcher, model.options, len(latents) - 1, lambda level, options: first.guided(
                     stage.guider, latents[level : level + 1], level, options))
         require_plain_guidance(self.patcher, first, stage.guider, latents)
-        memory.begin_peak(latents.device)
-        memory.load_whole(self.patcher, others)
         with torch.enable_grad():
             width, maps = trajectory.positive[0][0].shape[-1], self.request.attends
             preview = memory.preview_bytes(self.watches[0].previewer, latents)

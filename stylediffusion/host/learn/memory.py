@@ -209,13 +209,17 @@ def load_whole(model: ModelPatcher, others: list[ModelPatcher]) -> None:
 
     `others` are the models of the same run. Raises MemoryError where the weights alone do not fit.
     """
-    if model.load_device.type == "cpu" or model.loaded_size() >= model.model_size():
+    models = [model, *others]
+    if model.load_device.type == "cpu" or all(
+            each.loaded_size() >= each.model_size() for each in models):
         return
     try:
-        comfy.model_management.load_models_gpu([model, *others], force_full_load=True)
+        comfy.model_management.load_models_gpu(models, force_full_load=True)
     except comfy.model_management.OOM_EXCEPTION as error:
         free = comfy.model_management.get_free_memory(model.load_device)
         raise _weights_do_not_fit(model, f"{free / GIB:.1f} GiB are free") from error
+    if model.loaded_size() < model.model_size():
+        raise _weights_do_not_fit(model, "ComfyUI keeps some of them elsewhere, as with --novram")
 
 
 def plan_memory(model: ModelPatcher, others: list[ModelPatcher], needs: Estimate) -> MemoryPlan:

@@ -16,6 +16,7 @@ from ...method.quasi_newton import QuasiNewtonSchedule
 from ...method.value_embedding import SCALE_AND_SHIFT
 from ..control_nets import control_net_of
 from ..model import ModelPatcher, require_compatible
+from ..text_encoder import hooks_of
 from .request import LearningRequest
 from .time_left import TimeLeft
 
@@ -94,7 +95,8 @@ def _shared(task: LearningTask) -> Hashable:
         return None
     prompts = trajectory.positive[0][0].shape, trajectory.negative[0][0].shape
     levels = tuple(trajectory.levels.alphas_cumprod.tolist())
-    return id(task.model), task.request, latents.shape, prompts, levels, trajectory.layers
+    hooks = tuple(hooks_of(trajectory.positive) + hooks_of(trajectory.negative))
+    return id(task.model), task.request, latents.shape, prompts, levels, trajectory.layers, hooks
 
 
 class LearningBar:

@@ -28,6 +28,7 @@ from ..edit.sampling import sample_edits
 from ..heat import PromptHeat, background
 from ..inputs import one_picture
 from ..latent_units import vp_to_host, vp_to_k
+from ..model import nodes_on
 from ..stage import Stage, on_stage
 
 
@@ -67,7 +68,11 @@ def heatmaps(
         watch_sampling(replace(edit, control=control), heat)
     else:
         watch_trajectory(edit, heat)
-    assert heat.sums is not None
+    if heat.sums is None or len(heat.seen) < len(steps):
+        raise ValueError(
+            f"of the {len(steps)} steps to watch only {len(heat.seen)} came by: another node "
+            f"answers for the MODEL in the others (on it are nodes of "
+            f"{', '.join(nodes_on(edit.model))}); connect the MODEL from before that node")
     sums = heat.sums.cpu()
     masks = sheets.spread(sums, *picture.shape[:2])
     tiles = [

@@ -131,6 +131,13 @@ def test_a_dynamic_model_that_cannot_be_read_again_is_an_error_that_says_what_to
         cloned(model)
 
 
+def test_what_is_put_into_the_modules_of_a_dynamic_model_is_refused_by_its_name() -> None:
+    model, _ = reloadable(Dynamic)
+    model.set_injections("bypass_lora", [])
+    with pytest.raises(ValueError, match="bypass_lora is put into the modules .*with Load LoRA"):
+        cloned(model)
+
+
 class Foreign(comfy.model_patcher.ModelPatcher):
     """Another node's patcher, whose weights may be anything."""
 

@@ -22,6 +22,7 @@ from tests.host.controlled import (
     GUIDANCE,
     KINDS,
     STEPS,
+    control_lora,
     hint,
     inverted,
     learn,
@@ -194,3 +195,19 @@ def test_a_run_that_breaks_off_holds_no_control(
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         learn(model, trajectory)
     assert asked.frozen[0].answer is None
+
+
+def test_a_run_that_breaks_off_leaves_no_weights_in_a_control_lora(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the UNet's own while it runs, and the host lets go of them after success only."""
+    way = inverted(model, control_lora(), hint())
+
+    def stopping(self: Any, learnt: learning.Learnt) -> None:
+        assert control_nets.control_net_of(way).control_model is not None
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(host_learning.HostWatch, "keep", stopping)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        learn(model, way)
+    assert control_nets.control_net_of(way).control_model is None

@@ -45,6 +45,28 @@ def test_memory_that_does_not_suffice_is_an_error_with_the_numbers_and_the_remed
         replace(estimate, maps=True).choose(3 * GIB)
 
 
+def test_a_run_has_the_weights_where_they_belong_before_the_unet_is_asked(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(name: str) -> None:
+        real = getattr(memory, name)
+        monkeypatch.setattr(memory, name, lambda *given: (order.append(name), real(*given))[1])
+
+    for name in ("require_room_for_copy", "begin_peak", "load_whole", "plan_memory", "report"):
+        noted(name)
+    with torch.inference_mode():
+        model = golden.reloadable_unet()
+        model.set_model_unet_function_wrapper(lambda apply, given: (
+            order.append("asked"), apply(given["input"], given["timestep"], **given["c"]))[1])
+        learn(model, 16, 16)
+    start = order.index("require_room_for_copy")  # before it the picture was inverted
+    assert order[start : start + 4] == [
+        "require_room_for_copy", "begin_peak", "load_whole", "asked"]
+    assert order.index("plan_memory") < order.index("report") == len(order) - 1
+
+
 def reported(caplog: pytest.LogCaptureFixture) -> str:
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("learning:")]
     return line
@@ -157,18 +179,32 @@ def test_nothing_but_the_value_embedding_collects_gradients(
         assert weight.grad is None and not weight.requires_grad
 
 
-@pytest.mark.parametrize(("device", "loaded", "asked"), [
-    ("cuda", GIB, True), ("cuda", 3 * GIB, False), ("cpu", GIB, False)])
+@pytest.mark.parametrize(("device", "loaded", "beside", "asked"), [
+    ("cuda", GIB, GIB, True), ("cuda", GIB, 3 * GIB, True), ("cuda", 3 * GIB, GIB, True),
+    ("cuda", 3 * GIB, 3 * GIB, False), ("cpu", GIB, GIB, False)])
 def test_weights_that_rest_beside_a_gpu_are_loaded_whole_with_the_runs_other_models(
-    device: str, loaded: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+    device: str, loaded: int, beside: int, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("comfy.model_management.load_models_gpu",
-                        lambda *models, **how: calls.append((models, how)))
+
+    def load(models: list[Loaded], **how: Any) -> None:
+        calls.append((models, how))
+        for each in models:
+            each.loaded = each.model_size()
+
+    monkeypatch.setattr("comfy.model_management.load_models_gpu", load)
     model: Any = Loaded(device, loaded)
-    other: Any = Loaded(device, GIB)
+    other: Any = Loaded(device, beside)
     memory.load_whole(model, [other])
-    assert calls == ([(([model, other],), {"force_full_load": True})] if asked else [])
+    assert calls == ([([model, other], {"force_full_load": True})] if asked else [])
+
+
+def test_a_host_that_keeps_weights_elsewhere_all_the_same_is_an_error(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comfy.model_management.load_models_gpu", lambda *_, **__: None)
+    with pytest.raises(MemoryError, match="all 3.0 GiB .*keeps some .* as with --novram"):
+        memory.load_whole(Loaded("cuda", GIB), [])  # type: ignore[arg-type]
 
 
 def test_weights_that_do_not_fit_a_gpu_are_an_error_with_the_numbers_and_the_remedies(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfy_extras.nodes_easycache import EasyCacheNode
 from stylediffusion_pack.demo import loading
 from stylediffusion_pack.stylediffusion.host.edit import portions
 from stylediffusion_pack.stylediffusion.host.edit.request import Edit
@@ -163,6 +164,22 @@ def test_a_targets_heat_is_its_own_however_many_targets_there_are_and_fit(
     monkeypatch.setattr(portions, "targets_at_once", lambda *_: 1)
     for place, prompt in enumerate(prompts, 1):
         assert torch.equal(masks(place, *prompts), masks(1, prompt))
+
+
+@pytest.mark.parametrize("steps", ["0-1", "0.5-0.75"])
+def test_steps_that_another_node_answers_for_are_not_counted_as_seen(
+    demo: Any, clip: Any, steps: str
+) -> None:
+    """EasyCache runs the model in the first step and the last, and gives what it kept between."""
+    model, _ = demo
+    cached = EasyCacheNode.execute(model, 3.0, 0.0, 1.0, False).result[0]
+    with torch.inference_mode():
+        trajectory = inversion.invert_latent(
+            model, clip, {"samples": torch.ones(1, 4, 8, 8)}, "a red car", "", 8)
+        with pytest.raises(ValueError, match="steps .* only . came by.*nodes_easycache.*connect"):
+            heatmaps.heatmaps(
+                Edit(cached, trajectory, None, edits(clip, trajectory, "a red boat")), clip, None,
+                heatmaps.HeatRequest("", 1, steps))
 
 
 def test_a_target_without_a_control_is_an_error(demo: Any, clip: Any) -> None:
