@@ -27,8 +27,8 @@ class Stage:
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(11)
         self.network = torch.nn.Sequential(
-            torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 40), torch.nn.Tanh(),
-            torch.nn.Linear(40, 2))
+            torch.nn.Linear(3, 160), torch.nn.Tanh(), torch.nn.Linear(160, 32), torch.nn.Tanh(),
+            torch.nn.Linear(32, 2))
         for weight in self.network.parameters():
             weight.data = torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
         self.drawn: dict[int, Tensor] = {}
@@ -123,8 +123,8 @@ def test_the_rate_warms_up_over_200_steps_and_cools_to_nothing_from_a_seventh_on
 
 def test_muon_moves_the_hidden_matrix_and_adam_the_rest(tmp_path: Path) -> None:
     """Adam's first step is the rate in every number, whatever the gradient. Muon's has the same
-    length (0.5 to 1.5 rates, times 0.2 and the root of its longer side) in every direction of
-    the gradient, which of five rows has five."""
+    length (0.5 to 1.5 rates, times 0.2 and the root of its longer side) in every direction that
+    the gradient of five rows clearly has."""
     stage = Stage()
     before = {name: p.detach().clone() for name, p in stage.network.named_parameters()}
     stage.training(budget_of(tmp_path)).update(stage.loss_of)
@@ -132,10 +132,10 @@ def test_muon_moves_the_hidden_matrix_and_adam_the_rest(tmp_path: Path) -> None:
     for name, parameter in stage.network.named_parameters():
         moved = parameter.detach() - before[name] * (1 - 0.01 * rate)
         if name == "2.weight":
-            sizes = torch.linalg.svdvals(moved)[:5] / (rate * 0.2 * 40**0.5)
+            sizes = torch.linalg.svdvals(moved)[:3] / (rate * 0.2 * 160**0.5)
             assert float(sizes.min()) > 0.5 and float(sizes.max()) < 1.5
         else:
-            torch.testing.assert_close(moved.abs(), torch.full_like(moved, rate), rtol=1e-3,
+            torch.testing.assert_close(moved.abs(), torch.full_like(moved, rate), rtol=1e-2,
                                        atol=1e-7)
 
 
@@ -162,6 +162,27 @@ def test_tables_and_layers_next_to_pixels_are_not_hidden() -> None:
     found = hidden_weights(module)
     assert [n for n, p in module.named_parameters() if any(p is f for f in found)] == [
         "hidden.weight", "wide.weight"]
+
+
+def test_late_in_a_run_the_average_takes_a_thousandth_of_every_step(tmp_path: Path) -> None:
+    stage = Stage()
+    run = stage.training(budget_of(tmp_path, 40_000))
+    run.step = 19_999
+    old = [p.clone() for p in run.average.parameters()]
+    run.update(stage.loss_of)
+    for before, new, found in zip(
+            old, run.modules.parameters(), run.average.parameters(), strict=True):
+        torch.testing.assert_close(
+            found, 0.999 * before + 0.001 * new.detach(), rtol=0, atol=1e-6)
+
+
+def test_a_stage_that_stopped_before_it_cooled_goes_on_with_more_steps(tmp_path: Path) -> None:
+    stage = Stage()
+    run = stage.training(budget_of(tmp_path, 20), 3)
+    run.update(stage.loss_of)
+    run.update(stage.loss_of)
+    run.save()
+    assert Stage().training(budget_of(tmp_path, 40), 6).step == 2
 
 
 def test_averages_follow_by_what_is_left_of_the_decay(tmp_path: Path) -> None:

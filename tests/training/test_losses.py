@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +80,56 @@ def test_plain_attention_is_softmax_of_queries_by_keys() -> None:
         maps = torch.exp(q[..., head] @ k[..., head].mT / 2)
         wanted = maps / maps.sum(-1, keepdim=True) @ v[..., head]
         torch.testing.assert_close(found[..., head], wanted)
+
+
+class Heard(torch.nn.Module):
+    """A text encoder that gives ids as they are, or a UNet that notes what it is given."""
+
+    def forward(self, x: Any, t: Any = None, context: Any = None, **_: Any) -> Any:
+        if context is None:
+            return (x,)
+        self.seen = x, t, context
+        return torch.zeros_like(x)
+
+
+def test_a_batch_of_diffusion_is_noised_latents_under_a_caption_of_their_own_or_none(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scene is one number, so x says which it is; each caption is one id; one in ten is none.
+    """
+    captions, count = diffusion.CAPTIONS_A_SCENE, diffusion.BATCH
+    ids = 1 + torch.arange(4 * captions).view(4, captions, 1).expand(-1, -1, 77)
+    clean = 1000.0 * torch.arange(1, 5).view(4, 1, 1, 1).expand(4, 4, 8, 8)
+    unet, stages = Heard(), []
+    for name, value in {
+        "load_file": lambda _: {"latents": clean, "ids": ids, "empty": torch.zeros(77).long()},
+        "vocabulary_ids": lambda: torch.arange(4 * captions + 1), "vocabulary_rows": lambda _: {},
+        "begin": lambda *_, **__: None, "compiled": lambda module: module,
+        "train": lambda *given: stages.append(given[-1]),
+    }.items():
+        monkeypatch.setattr(diffusion, name, value)
+    monkeypatch.setattr(diffusion.parts, "new_unet", lambda: unet)
+    monkeypatch.setattr(diffusion.parts, "new_text_encoder", lambda _: Heard())
+    diffusion.train_diffusion(SimpleNamespace(file=lambda name: name))  # type: ignore[arg-type]
+    dropped, levels = 0, diffusion.alphas_cumprod().to(diffusion.DEVICE)
+    for step in range(64):
+        torch.manual_seed(step)
+        loss = stages[0](step)
+        x, t, context = unet.seen
+        assert ((t - t[0]) % 1000).tolist() == [i * 1000 // count for i in range(count)]
+        level = levels[t].view(-1, 1, 1, 1)
+        scene = (x.double() / level.sqrt()).mean((1, 2, 3)) / 1000
+        far = level.flatten() > 0.05  # where the noise does not drown the number
+        assert (scene - scene.round()).abs()[far].max() < 0.02
+        wanted = 1000 * scene.round().clamp(1, 4).view(-1, 1, 1, 1)
+        noise = (x - level.sqrt() * wanted) / (1 - level).sqrt()
+        weight = (5 * (1 - level) / level).clamp(max=1)
+        assert float(loss) == pytest.approx(float((weight * noise**2).mean()), rel=1e-3)
+        caption = context[:, 0].long()
+        told = (caption > 0) & far
+        assert ((caption[told] - 1) // captions + 1 == scene.round()[told]).all()
+        dropped += int((caption == 0).sum())
+    assert 0.05 < dropped / (64 * count) < 0.15
 
 
 def test_crops_are_squares_of_the_pictures_on_the_latents_grid_most_of_them_of_sketches(

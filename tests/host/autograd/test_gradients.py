@@ -9,8 +9,10 @@ from stylediffusion_pack.stylediffusion.host.autograd import checkpoints
 from stylediffusion_pack.stylediffusion.host.invert import inversion
 from stylediffusion_pack.stylediffusion.host.learn import embedding as host_learning
 from stylediffusion_pack.stylediffusion.host.learn import memory
+from stylediffusion_pack.stylediffusion.host.learn import unet as host_unet
 from stylediffusion_pack.stylediffusion.method import data, learning
 
+from tests import golden
 from tests.learning_requests import request
 
 SIDE = 16
@@ -52,6 +54,39 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
             found.add(node.variable)
         waiting.extend(following for following, _ in node.next_functions)
     return found
+
+
+def test_learning_runs_pytorchs_attention_whichever_the_host_chose(
+    parts: Any, trajectory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other kernels, such as sage attention's, have no gradient."""
+    made: list[Any] = []
+    real = host_unet.with_differentiable_attention
+    monkeypatch.setattr(host_unet, "with_differentiable_attention",
+                        lambda options: (made.append(real(options)), made[-1])[1])
+    learn(parts, trajectory, fast=True, with_image=False)
+    override = made[0]["transformer_options"]["optimized_attention_override"]
+    drawn = torch.randn(3, 2, 5, 8, generator=torch.Generator().manual_seed(1))
+    q, k, v = drawn.requires_grad_()
+    heads = [t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v)]
+    maps = torch.softmax(heads[0] @ heads[1].transpose(-1, -2) / 2, dim=-1)
+    wanted = (maps @ heads[2]).transpose(1, 2).flatten(2)
+    found = override(lambda *_, **__: pytest.fail("the host's own kernel"), q, k, v, 2)
+    torch.testing.assert_close(found, wanted)
+    assert found.requires_grad
+
+
+def test_the_seed_of_a_request_starts_the_mapping_network(parts: Any, trajectory: Any) -> None:
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(5))
+
+    def shift(seed: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return host_learning.learn_value_embedding(
+                parts[0], trajectory, parts[2], picture,
+                request(False, seed=seed, inner_steps=1)).shift
+
+    one, again, other = shift(1), shift(1), shift(2)
+    assert torch.equal(one, again) and golden.relative(other, one) > 1e-2
 
 
 @pytest.mark.parametrize(("fast", "with_image", "rows"), [

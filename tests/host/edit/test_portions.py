@@ -134,6 +134,20 @@ def test_prompts_whose_lengths_do_not_divide_each_other_run_apart(
     assert (math.lcm(*chunks) > max(chunks)) == (len(found) > 1)
 
 
+def test_the_host_is_asked_for_room_for_all_targets_and_at_least_for_one(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    trajectory = trajectory_of(model)
+    monkeypatch.setattr("comfy.model_management.load_models_gpu",
+                        lambda models, **how: asked.update(how, models=models))
+    portions.targets_at_once(model, trajectory, 3)
+    all_rows, two = (1.5 * model.memory_required([rows, 4, 16, 24]) for rows in (4, 2))
+    assert asked == {"models": [model], "memory_required": pytest.approx(all_rows),
+                     "minimum_memory_required": pytest.approx(two)}
+    assert all_rows > two
+
+
 def test_a_portion_as_large_as_the_memory_is_no_larger_than_it_must_be(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,16 @@ def shown(model: Any, edits: Any, monkeypatch: pytest.MonkeyPatch) -> list[torch
     return seen
 
 
+def test_a_model_that_overflows_is_an_error_with_the_remedies() -> None:
+    with torch.inference_mode():
+        model = golden.load_unet()
+        trajectory = trajectory_of(model)
+        model.set_model_unet_function_wrapper(lambda apply, given: torch.nan * apply(
+            given["input"], given["timestep"], **given["c"]))
+        with pytest.raises(FloatingPointError, match="sampling gave values that .*--fp32-unet"):
+            sampling.sample_edits(Edit(model, trajectory, None, None, 1.0))
+
+
 def test_the_preview_is_of_the_first_edit_and_of_the_reconstruction_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:

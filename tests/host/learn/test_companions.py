@@ -21,6 +21,7 @@ from stylediffusion_pack.stylediffusion.storage import inversion_file
 
 from tests import golden
 from tests.edits import sampled, trajectory_through
+from tests.learning_requests import request
 
 every_kind = pytest.mark.parametrize("kind", [NULL_TEXT, TEXT_EMBEDDING])
 
@@ -176,6 +177,21 @@ def test_a_loss_that_is_good_enough_ends_a_step_and_its_update_stays(
         totals = [x.total for x in found.losses if x.step == i]
         assert all(total >= 1e-5 + 2e-5 * i for total in totals[:-1])
         assert len(totals) == 3 or totals[-1] < 1e-5 + 2e-5 * i
+
+
+@pytest.mark.parametrize("kind", [NULL_TEXT, "negative prompt", "value"])
+def test_another_models_trajectory_and_a_guidance_that_teaches_nothing_are_said(
+    model: Any, trajectory: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = replace(trajectory, fingerprint="0" * 16)
+    if kind == "value":
+        with torch.inference_mode():
+            host_learning.learn_value_embedding(model, foreign, None, None, request(
+                first_evaluations=1, evaluations=1, closing_evaluations=1, last_evaluations=1))
+    else:
+        learn(model, foreign, kind, inner_steps=1, guidance=1.0)
+    assert "the trajectory was made with model 0000000000000000" in caplog.text
+    assert ("a null text learns nothing" in caplog.text) == (kind == NULL_TEXT)
 
 
 @every_kind
