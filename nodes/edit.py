@@ -54,9 +54,10 @@ class P2PlusController(io.ComfyNode):
                      "places in the picture (cross-attention). Lower it for larger changes of "
                      "shape."),
                 _tau("tau_s", "Layout kept", 0.6, "Share of the steps in which the layout is held "
-                     "(self-attention). Lower it when a new object needs another outline."),
+                     "(self-attention). Lower it where a new object keeps the old outline."),
                 _tau("tau_u", "Uncond kept", 0.0, "P2Plus: share of the steps in which the layout "
-                     "is held for the unconditional branch too. 0.5 for large structural changes."),
+                     "is held for the unconditional branch too. The paper's way for large changes; "
+                     "on the demo model 0 kept more of the rest."),
                 _words("blend_words", "The edit shows only where these words look: cat, boat. With "
                        "several targets: one list for all, or one for each between semicolons. "
                        "Empty: everywhere."),
@@ -213,11 +214,12 @@ class KeepPixels(io.ComfyNode):
             search_aliases=["composite", "paste back", "stitch", "original size", "stylediffusion"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("image", tooltip="Your photo at its full size, before it was scaled "
-                               "for the model."),
+                # First, since the page hands on the first picture of a bypassed node.
                 io.Image.Input("edits", tooltip="From VAE Decode, all pictures of Sample's latent. "
                                "With one picture more than masks the first is the "
                                "reconstruction, and the photo takes its place."),
+                io.Image.Input("image", tooltip="Your photo at its full size, before it was scaled "
+                               "for the model."),
                 io.Mask.Input("mask", tooltip="From Sample: where each edit shows; or masks "
                               "painted on the photo, one for each edit."),
                 io.Int.Input("feather", default=8, min=0, max=256, tooltip="How many of the "

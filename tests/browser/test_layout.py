@@ -12,6 +12,7 @@ from tests.browser.conftest import MODES, NODES_2
 from tests.browser.links import behind, boxes
 from tests.browser.test_running import open_short
 from tests.browser.test_words import moved_and_undone, panel, show, word
+from tests.browser.words import words_script
 
 if TYPE_CHECKING:
     from tests.browser.window import Window
@@ -129,3 +130,33 @@ def test_after_a_run_no_picture_covers_another_node_reports_outlive_an_undo_and_
         for text in ("brown", "brown", "city", "cat")]
     assert len({address for _, address, _ in seen}) == 3 and all(vivid for *_, vivid in seen)
     assert panel(either).locator("figure").is_hidden()
+
+
+SAID = "Saved as inversion_00001_.inversion.safetensors"  # two lines at the node's own width
+SAVED = f"""async address => {{
+    const {{ showReport }} = await import(address.replace('/words.js', '/reports.js'))
+    app.graph.clear()
+    app.canvas.ds.reset()
+    const node = LiteGraph.createNode('StyleDiffusionSaveInversion')
+    node.pos = [300, 200]
+    app.graph.add(node)
+    showReport(node, {{ text: ['{SAID}'] }})
+}}"""
+# How much of a report's height its box leaves out, and how far it reaches below its node.
+CUT = """content => {
+    const box = content.parentElement
+    const { size, widgets } = app.graph._nodes[0]
+    const end = widgets.at(-1).y + box.offsetHeight
+    return [box.scrollHeight - box.clientHeight, Math.max(0, end - size[1])]
+}"""
+
+
+def test_what_a_node_says_after_a_run_is_shown_whole_where_it_takes_two_lines(
+    either: "Window"
+) -> None:
+    either.page.evaluate(SAVED, words_script(either))
+    either.settle()
+    said = either.page.get_by_text(SAID)
+    assert said.evaluate("content => content.offsetHeight") == 2 * 14
+    assert said.evaluate(CUT) == [0, 0]
+    either.said_nothing()

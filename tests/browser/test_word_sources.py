@@ -140,6 +140,15 @@ def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -
     demo.said_nothing()
 
 
+def test_a_click_asks_for_a_words_pieces_and_for_none_of_a_choice(workbench: "Window") -> None:
+    asked = {"cat,": ["cat"], "cat,dog": ["cat", "dog"], "--": [],
+             "{red|blue}": [], "{red|light": [], "blue}": []}
+    found = workbench.page.evaluate("""async ([address, words]) => {
+        const { pieces } = await import(address.replace('/words.js', '/notation.js'))
+        return words.map(pieces) }""", [words_script(workbench), list(asked)])
+    assert found == list(asked.values())
+
+
 @pytest.mark.parametrize(("rule", "call"), [
     ("words", "wordsOf(row[0])"), ("bare", "bare(row[0])"), ("targets", "targetsOf(...row)"),
     ("positions", "placesOf(row[1], wordsOf(row[0])).length > 0"),

@@ -130,7 +130,19 @@ def test_a_word_is_put_on_the_list_of_its_line_with_a_click_and_taken_off(demo: 
     demo.page.keyboard.press("ArrowLeft")
     demo.page.keyboard.press("Shift+Space")
     assert value(demo, "blend_words") == "; cat"
+    run_by_keyboard(demo)
+    assert (value(demo, "emphasis"), value(demo, "blend_words")) == ("; in: 1.5", "; cat")
     demo.said_nothing()
+
+
+def run_by_keyboard(window: "Window") -> None:
+    """Press Ctrl+Enter where the focus is and wait until the page asks for a run, which none is."""
+    window.page.evaluate("() => { app.queuePrompt = async () => { app.asked = true } }")
+    try:
+        window.page.keyboard.press("Control+Enter")
+        window.until(lambda: window.page.evaluate("() => app.asked === true"), seconds=5)
+    finally:
+        window.page.evaluate("() => { delete app.queuePrompt; delete app.asked }")
 
 
 def test_a_click_writes_into_the_box_that_feeds_an_input_and_a_copy_keeps_all(

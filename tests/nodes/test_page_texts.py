@@ -43,6 +43,17 @@ def test_a_language_says_the_same_things_in_its_own_words(language: str) -> None
         assert text.strip() == text != ENGLISH[key] or key in ("shift_click",), key
 
 
+NODE_CLASSES = re.compile(r"^class (\w+)\(io\.ComfyNode\):(.+?)(?=^class |\Z)", re.M | re.S)
+
+
+def test_a_node_that_says_something_after_a_run_shows_it() -> None:
+    (listed,) = re.findall(r"const SAYING = \[([^]]+)\]", SCRIPTS)
+    saying = {name for path in (ROOT / "nodes").glob("*.py")
+              for name, body in NODE_CLASSES.findall(path.read_text(encoding="utf-8"))
+              if "PreviewText(" in body}
+    assert set(re.findall(r"\w+", listed)) == saying
+
+
 def test_the_presets_of_the_taus_are_those_of_the_measured_table() -> None:
     rows = re.findall(r"^\| (another \w+) \|([\d. |]+)\|", (ROOT / "README.md").read_text("utf-8"),
                       re.M)

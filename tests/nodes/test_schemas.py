@@ -60,6 +60,12 @@ def test_a_help_page_has_a_row_for_every_input(node: Any) -> None:
 
 
 @every_node
+def test_a_help_page_says_where_inputs_are_that_nodes_2_0_hides(node: Any) -> None:
+    is_any_hidden = any(getattr(part, "advanced", None) for part in node.define_schema().inputs)
+    assert ("*Show advanced inputs*" in _page(node)) == is_any_hidden
+
+
+@every_node
 def test_a_help_page_names_every_output(node: Any) -> None:
     page = _page(node)
     outputs = {part.id for part in node.define_schema().outputs}
@@ -71,6 +77,27 @@ def test_a_help_page_names_every_output(node: Any) -> None:
 def test_a_help_page_says_when_to_use_the_node_and_what_to_do_when_it_fails(node: Any) -> None:
     page = _page(node)
     assert page.startswith("# ") and "**When.**" in page and "**If " in page
+
+
+def _handed_on(schema: Any, place: int) -> str:
+    """The input that the page hands on in place of an output of a bypassed or deleted node."""
+    kind = schema.outputs[place].get_io_type()
+    fitting = [part.id for part in schema.inputs if part.get_io_type() == kind]
+    opposite = schema.inputs[place].id if place < len(schema.inputs) else ""
+    return opposite if opposite in fitting else fitting[0]
+
+
+def test_a_bypassed_node_hands_on_the_edits_and_not_the_photo() -> None:
+    """Every output whose kind several inputs have: which of them takes its place."""
+    found = {}
+    for node in NODES:
+        schema = node.define_schema()
+        for place, output in enumerate(schema.outputs):
+            kinds = [part.get_io_type() for part in schema.inputs]
+            if kinds.count(output.get_io_type()) > 1:
+                found[schema.node_id, output.id] = _handed_on(schema, place)
+    assert found == {("StyleDiffusionKeepPixels", "images"): "edits",
+                     ("StyleDiffusionEditMetrics", "report"): "prompt"}
 
 
 @every_node

@@ -88,7 +88,10 @@ export const isWindow = (value) => {
 }
 
 // What can be asked for with a click on a word: itself without the signs around it, in the pieces
-// that a list would be split into; none where it is all signs.
-export const pieces = (word) => word.replace(OUTSIDE, "")
-  .split(/[,\uff0c\u3001;\uff1b:\uff1a=]+/).map((piece) => piece.trim())
-  .filter((piece) => OF_WORD.test(piece))
+// that a list would be split into; none where it is all signs, or a choice such as {red|blue},
+// which the page makes only when the graph is run.
+export const pieces = (word) => {
+  if (/[{}|]/.test(word)) return []
+  return word.replace(OUTSIDE, "").split(/[,\uff0c\u3001;\uff1b:\uff1a=]+/)
+    .map((piece) => piece.trim()).filter((piece) => OF_WORD.test(piece))
+}

@@ -183,8 +183,10 @@ export class Panel {
     if (!key) this.draw(this.shown)
   }
 
-  // One stop of the tab key; arrows walk from word to word, Enter and space pick.
+  // One stop of the tab key; arrows walk from word to word, Enter and space pick. With Ctrl, Alt or
+  // Meta a key is the page's own: Ctrl+Enter runs the graph.
   key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return
     const words = this.buttons()
     const at = words.indexOf(event.target)
     if (at < 0) return
