@@ -1,5 +1,6 @@
 """However the host batches rows, every one of them is the textbook's."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -41,21 +42,28 @@ def negative_of(chunks: int) -> torch.Tensor:
     return torch.cat([context(20 + i) for i in range(chunks)], 1)
 
 
-def check(name: str, batches: set[tuple[int, ...]], guidance: float = 7.5, chunks: int = 1) -> None:
-    """The pack's last latents are the textbook's, and were batched as expected."""
-    edit, seen = EDITS[name], Batches()
+@functools.cache
+def wanted_rows(name: str, guidance: float, chunks: int) -> torch.Tensor:
+    """The textbook's last latents in host units."""
     settings = textbook.Settings(
         **WINDOWS, guidance=guidance, threshold=0.8, scale=SCALE, shift=SHIFT)
     with torch.inference_mode():
         model = golden.load_unet()
-        wanted = textbook.sample(
-            model, NOISE, context(1), negative_of(chunks), [edit], settings, TIMESTEPS)[-1]
+        return vp_to_host(model, textbook.sample(
+            model, NOISE, context(1), negative_of(chunks), [EDITS[name]], settings, TIMESTEPS)[-1])
+
+
+def check(name: str, batches: set[tuple[int, ...]], guidance: float = 7.5, chunks: int = 1) -> None:
+    """The pack's last latents are the textbook's, and were batched as expected."""
+    edit, seen = EDITS[name], Batches()
+    wanted = wanted_rows(name, guidance, chunks)
+    with torch.inference_mode():
+        model = golden.load_unet()
         trajectory = replace(trajectory_of(model), negative=[(negative_of(chunks), {})])
         model.set_model_attn1_patch(seen.patch)
         found = sampling.sample_edits(
             Edit(model, trajectory, embedding_of(model), control_of(edit, WINDOWS), guidance)
         )["samples"]
-        wanted = vp_to_host(model, wanted)
     assert seen == batches
     for row in (0, 1):
         assert golden.relative(found[row], wanted[row]) < 5e-5, row

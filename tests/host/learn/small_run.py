@@ -1,5 +1,6 @@
 """Learning of two steps without an image, on a small latent."""
 
+import functools
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from stylediffusion_pack.stylediffusion.host.model import fingerprint, training_
 from stylediffusion_pack.stylediffusion.method import data
 from stylediffusion_pack.stylediffusion.method.schedule import make_levels
 
+from tests import golden
 from tests.learning_requests import request
 
 
@@ -27,3 +29,10 @@ def small_run(
     chosen = request(fast, form, **{
         "inner_steps": 3, "first_evaluations": 6, "last_evaluations": 2, **settings})
     return host_learning.learn_value_embedding(model, trajectory, None, None, chosen)
+
+
+@functools.cache
+def plain_run() -> data.ValueEmbedding:
+    """That of the recorded UNet as it is, for tests that compare with it."""
+    with torch.inference_mode():
+        return small_run(golden.reloadable_unet())

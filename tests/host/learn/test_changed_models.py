@@ -13,7 +13,7 @@ from stylediffusion_pack.stylediffusion.host.model import fingerprint
 from stylediffusion_pack.stylediffusion.method import data
 
 from tests import golden
-from tests.host.learn.small_run import small_run
+from tests.host.learn.small_run import plain_run, small_run
 
 
 def test_weights_that_cannot_be_read_again_are_learnt_through_just_the_same() -> None:
@@ -46,7 +46,7 @@ def test_a_patched_model_is_learnt_with_its_patches(load: Any) -> None:
     with torch.inference_mode():
         patched, changed = load(), with_change_in_its_weights()
         patched.add_patches({VALUE_WEIGHT: ("diff", (weight_change(patched),))}, 1.0)
-        found, wanted, plain = small_run(patched), small_run(changed), small_run(load())
+        found, wanted, plain = small_run(patched), small_run(changed), plain_run()
     for own, same, other in zip(found.losses, wanted.losses, plain.losses, strict=True):
         assert own.total == pytest.approx(same.total, rel=1e-4)
         assert own.total != pytest.approx(other.total, rel=1e-2)
@@ -72,15 +72,14 @@ class Adapter:
 
 @pytest.mark.parametrize("load", [golden.reloadable_unet, golden.load_unet])
 def test_what_another_nodes_patch_holds_may_be_inference_tensors(load: Any) -> None:
-    def run(adapter: Adapter | None) -> data.ValueEmbedding:
+    def run(adapter: Adapter) -> data.ValueEmbedding:
         with torch.inference_mode():
             model = load()
             for block, number in (("input", 1), ("middle", 0), ("output", 3)):
-                if adapter is not None:
-                    model.set_model_attn2_replace(adapter, block, number)
+                model.set_model_attn2_replace(adapter, block, number)
             return small_run(model)
 
-    found, wanted, plain = run(Adapter(True)), run(Adapter(False)), run(None)
+    found, wanted, plain = run(Adapter(True)), run(Adapter(False)), plain_run()
     assert found.losses == wanted.losses
     assert torch.equal(found.shift, wanted.shift)
     assert found.losses[0].total != pytest.approx(plain.losses[0].total, rel=1e-3)
@@ -99,9 +98,8 @@ def test_without_other_nodes_patches_no_operation_is_looked_at(
 
 
 def test_a_partly_loaded_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plain_run()
     with torch.inference_mode():
-        model = golden.reloadable_unet()
-        whole = small_run(model)
         load = comfy.model_patcher.ModelPatcher.load
         partly: list[bool] = []
 
