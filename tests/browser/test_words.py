@@ -89,6 +89,11 @@ def test_replace_with_another_number_of_words_is_marked_wrong(demo: "Window") ->
 
 def test_mistakes_are_said_on_their_line_while_one_types(demo: "Window") -> None:
     assert mistakes(demo) == []
+    fill(demo, subtract_words="brown")
+    assert mistakes(demo) == []
+    fill(demo, blend_words="")
+    assert [text[:42] for text in mistakes(demo)] == ["0 subtract_words takes away from where the"]
+    fill(demo, subtract_words="")
     fill(demo, blend_words="cat; cat, baot", emphasis="dog: 1.5; boat: 1, boat: 2")
     assert mistakes(demo) == [
         "1 emphasis: \u201cdog\u201d is in no edited prompt.",

@@ -1,10 +1,10 @@
 // What the words panel of one P2Plus Controller shows, and what a click in it writes.
 import { app } from "../../../scripts/app.js"
 import { compared } from "./comparing.js"
-import { LISTED, mistakesIn, mistakesInTargets, repeats } from "./mistakes.js"
+import { LISTED, mistakesBetween, mistakesIn, mistakesInTargets, repeats } from "./mistakes.js"
 import { pieces } from "./notation.js"
 import { PICKED, factorOf, marksOf, toggled } from "./picking.js"
-import { boxOf, sourcePrompt, textOf, trajectoryOf, widgetOf, write } from "./reading.js"
+import { boxOf, isLinked, sourcePrompt, textOf, trajectoryOf, widgetOf, write } from "./reading.js"
 import { say } from "./texts.js"
 import { targetsOf, wordsOf } from "./words.js"
 
@@ -14,6 +14,7 @@ export const readTexts = (node) => ({
   targets: textOf(node, "targets"),
   mode: textOf(node, "mode"),
   lists: Object.fromEntries(LISTED.map((name) => [name, textOf(node, name)])),
+  isMasked: isLinked(node, "mask"),
 })
 
 const labelOf = (node, name) => widgetOf(node, name)?.label ?? name
@@ -34,7 +35,7 @@ const lineOf = (source, text, words, mode, isEmphasised, repeated) => {
 const EMPTY = { lines: [], mistakes: [], markOf: () => null, picks: [] }
 
 // What Panel.draw is given; nothing where the source prompt is not known.
-export const shownBy = (node, { prompt, targets, mode, lists }) => {
+export const shownBy = (node, { prompt, targets, mode, lists, isMasked }) => {
   const source = { text: prompt ?? "", words: wordsOf(prompt ?? "") }
   if (!mode || targets === null || !source.words.length) return EMPTY
   const texts = targetsOf(targets, source.text)
@@ -48,7 +49,8 @@ export const shownBy = (node, { prompt, targets, mode, lists }) => {
     return lineOf(source, text, words[i], mode, isEmphasised, repeated[i])
   })
   for (const mistake of found) lines[mistake[0]]?.mistakes.push(told(node, mistake))
-  const general = [...mistakesInTargets(targets), ...found.filter(([line]) => line === null)]
+  const general = [...mistakesInTargets(targets), ...found.filter(([line]) => line === null),
+    ...mistakesBetween(lists, isMasked)]
   const open = PICKED.filter((name) => boxOf(node, name))
   return {
     lines,

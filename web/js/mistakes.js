@@ -50,6 +50,11 @@ export const mistakesIn = (name, text, source, targets) => {
   return CHECKS[name](name, groups, source)
 }
 
+// Lists that say nothing without another one, where no painted mask stands in for it.
+export const mistakesBetween = ({ blend_words, subtract_words }, isMasked) =>
+  subtract_words?.trim() && blend_words?.trim() === "" && !isMasked
+    ? [[null, "alone", { name: "subtract_words" }]] : []
+
 // Mistakes in the targets themselves, by what is written: [line, key, values], the number of an
 // empty line counted as the host's message counts.
 export const mistakesInTargets = (text) => {

@@ -60,6 +60,8 @@ export const textOf = (node, name) => {
 // The node that made the trajectory; undefined where the graph does not tell.
 export const trajectoryOf = (node) => originOf(node, slotOf(node, "trajectory"))?.node
 
+export const isLinked = (node, name) => node.inputs?.[slotOf(node, name)]?.link != null
+
 // That node's prompt.
 export const sourcePrompt = (node) => {
   const from = trajectoryOf(node)
