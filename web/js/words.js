@@ -48,11 +48,11 @@ const unweighted = (text) => bracketed(text).flatMap((part) => {
     ? inside.slice(0, colon) : inside)
 })
 
-// What stands between spaces, without the host's weights.
+// What stands between spaces, without the host's weights; a name belongs to its "embedding:".
 export const wordsOf = (text) => {
   const escaped = text.replace(/\\\)/g, "\0\x01").replace(/\\\(/g, "\0\x02")
   return unweighted(escaped).join("").replace(/\0\x01/g, ")").replace(/\0\x02/g, "(")
-    .split(SPACE).filter(Boolean)
+    .replace(/(^|\s)embedding:\s+(?=\S)/g, "$1embedding:").split(SPACE).filter(Boolean)
 }
 
 const isMarked = (line) => MARKER.test(line) && line.replace(MARKER, "") !== ""
