@@ -1,4 +1,4 @@
-// Words as people write them, as stylediffusion/prompts/words.py and the node read them. No host in here.
+// Words as people write them, as prompts/words.py and the node read them. No host in here.
 
 const SAME = Object.fromEntries([
   ["'", "\u2018\u2019\u201a\u201b\u2032\u02b9\u02bb\u02bc`"],
