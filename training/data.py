@@ -26,7 +26,7 @@ HIDDEN = 32
 
 @dataclass
 class Budget:
-    """How long a stage may go on, where it keeps its checkpoints, what weights it starts from."""
+    """How long and how a stage goes on, where its checkpoints are, what weights it starts from."""
 
     folder: Path
     seed: int
@@ -34,6 +34,7 @@ class Budget:
     minutes: float
     weights: Path | None = None
     scenes: int = 0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + 60 * self.minutes

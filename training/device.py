@@ -21,6 +21,6 @@ def autocast() -> torch.autocast:
     return torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=FAST_BFLOAT16)
 
 
-def compiled(module: Any) -> Callable[..., Any]:
-    """The module, compiled on a GPU, where it is called often enough with one shape."""
-    return torch.compile(module) if DEVICE.type == "cuda" else module
+def compiled(module: Any, wanted: bool) -> Callable[..., Any]:
+    """The module, compiled where that is wanted; on a CPU it needs a C++ compiler and a minute."""
+    return torch.compile(module) if wanted else module

@@ -17,7 +17,7 @@ from .exporting import vocabulary_ids, vocabulary_rows
 from .pictures import CAPTIONS_A_SCENE
 
 log = logging.getLogger("training.train")
-BATCH = 16 if ON_CPU else 256
+BATCH = 32 if ON_CPU else 256
 SIGNAL_TO_NOISE_LIMIT = 5.0
 
 
@@ -49,7 +49,7 @@ def train_diffusion(budget: Budget) -> bool:
     begin(budget, unet, "model.diffusion_model")
     begin(budget, text, "text", **vocabulary_rows(budget))
     unet, text = unet.to(DEVICE, memory_format=torch.channels_last), text.to(DEVICE)
-    predict = compiled(unet)
+    predict = compiled(unet, budget.compiled)
     levels = alphas_cumprod().float().to(DEVICE)
     options = {"optimized_attention_override": plain_attention}
     distinct, inverse = torch.unique(

@@ -98,7 +98,7 @@ def train_judge(budget: Budget) -> bool:
 STAGES: dict[str, tuple[Callable[[Budget], bool], int, int]] = {
     "pictures": (draw_pictures, 0, 0), "vae": (train_vae, 6_000, 12_000),
     "decoder": (train_decoder, 4_000, 8_000), "latents": (encode_latents, 0, 0),
-    "diffusion": (train_diffusion, 4_500, 16_000), "vision": (train_vision, 400, 400),
+    "diffusion": (train_diffusion, 9_000, 16_000), "vision": (train_vision, 400, 400),
     "judge": (train_judge, 700, 700), "export": (export, 0, 0)}
 NEW_MODEL = ("pictures", "vae", "latents", "diffusion", "vision", "export")
 
@@ -109,7 +109,7 @@ def run(stage: str, chosen: argparse.Namespace) -> bool:
     torch.manual_seed(chosen.seed)
     return function(Budget(
         chosen.out, chosen.seed, chosen.steps or (on_cpu if ON_CPU else on_gpu), chosen.minutes,
-        chosen.weights, chosen.scenes))
+        chosen.weights, chosen.scenes, chosen.compile))
 
 
 def main() -> None:
@@ -122,6 +122,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="at most, for each stage")
     parser.add_argument("--scenes", type=int, default=SCENES, help="of stage pictures")
     parser.add_argument("--weights", type=Path, help="an exported model to go on from")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=not ON_CPU,
+                        help="on a CPU too: half as fast again, after a minute of a C++ compiler")
     chosen = parser.parse_args(host_path.own_arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     chosen.out.mkdir(parents=True, exist_ok=True)

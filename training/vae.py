@@ -86,7 +86,8 @@ def _train(name: str, budget: Budget, learning_rate: float, with_encoder: bool) 
     vae = parts.new_vae()
     begin(budget, vae, "first_stage_model")
     vae, crops = vae.to(DEVICE, memory_format=LAYOUT), Crops(budget)
-    encode, decode = compiled(vae.taesd_encoder), compiled(vae.taesd_decoder)
+    encode, decode = (compiled(half, budget.compiled)
+                      for half in (vae.taesd_encoder, vae.taesd_decoder))
 
     def loss_of(step: int) -> Tensor:
         images = crops.draw()

@@ -104,13 +104,13 @@ def test_a_batch_of_diffusion_is_noised_latents_under_a_caption_of_their_own_or_
     for name, value in {
         "load_file": lambda _: {"latents": clean, "ids": ids, "empty": torch.zeros(77).long()},
         "vocabulary_ids": lambda: torch.arange(4 * captions + 1), "vocabulary_rows": lambda _: {},
-        "begin": lambda *_, **__: None, "compiled": lambda module: module,
+        "begin": lambda *_, **__: None,
         "train": lambda *given: stages.append(given[-1]),
     }.items():
         monkeypatch.setattr(diffusion, name, value)
     monkeypatch.setattr(diffusion.parts, "new_unet", lambda: unet)
     monkeypatch.setattr(diffusion.parts, "new_text_encoder", lambda _: Heard())
-    diffusion.train_diffusion(SimpleNamespace(file=lambda name: name))  # type: ignore[arg-type]
+    diffusion.train_diffusion(SimpleNamespace(file=lambda name: name, compiled=False))  # type: ignore[arg-type]
     dropped, levels = 0, diffusion.alphas_cumprod().to(diffusion.DEVICE)
     for step in range(64):
         torch.manual_seed(step)
