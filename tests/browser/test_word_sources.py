@@ -141,11 +141,12 @@ def test_neither_a_saved_graph_nor_a_prompt_knows_of_the_panel(demo: "Window") -
 
 
 def test_a_click_asks_for_a_words_pieces_and_for_none_of_a_choice(workbench: "Window") -> None:
-    asked = {"cat,": ["cat"], "cat,dog": ["cat", "dog"], "--": [],
-             "{red|blue}": [], "{red|light": [], "blue}": []}
+    asked = {"cat,": ["cat"], "cat,dog": ["cat", "dog"], "--": [], "{red|blue}": [],
+             "{a": [], "very": [], "{dark|light}": [], "red|light": [], "blue}": [], "}": [],
+             "boat": ["boat"]}
     found = workbench.page.evaluate("""async ([address, words]) => {
-        const { pieces } = await import(address.replace('/words.js', '/notation.js'))
-        return words.map(pieces) }""", [words_script(workbench), list(asked)])
+        const { piecesOf } = await import(address.replace('/words.js', '/notation.js'))
+        return words.map((_, i) => piecesOf(words, i)) }""", [words_script(workbench), list(asked)])
     assert found == list(asked.values())
 
 

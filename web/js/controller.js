@@ -2,7 +2,7 @@
 import { app } from "../../../scripts/app.js"
 import { compared } from "./comparing.js"
 import { LISTED, mistakesBetween, mistakesIn, mistakesInTargets, repeats } from "./mistakes.js"
-import { pieces } from "./notation.js"
+import { piecesOf } from "./notation.js"
 import { PICKED, factorOf, marksOf, toggled } from "./picking.js"
 import { boxOf, isLinked, sourcePrompt, textOf, trajectoryOf, widgetOf, write } from "./reading.js"
 import { say } from "./texts.js"
@@ -56,7 +56,7 @@ export const shownBy = (node, { prompt, targets, mode, lists, isMasked }) => {
     lines,
     mistakes: general.map((mistake) => told(node, mistake)),
     markOf: (line, kind, i) =>
-      markOf(node, open, marks[line][kind], (kind === "del" ? source.words : words[line])[i], i),
+      markOf(node, open, marks[line][kind], kind === "del" ? source.words : words[line], i),
     picks: open.map((name) => [name, labelOf(node, name), say(`pick_${name}`)]),
   }
 }
@@ -69,9 +69,9 @@ const marksIn = (lists, count, line, source, target) => {
 }
 
 // How the i-th word of a prompt is picked, and what its title says; null for one that cannot be.
-const markOf = (node, open, marks, word, i) => {
+const markOf = (node, open, marks, words, i) => {
   const names = open.filter((name) => name in marks)
-  if (!names.length || !pieces(word).length) return null
+  if (!names.length || !piecesOf(words, i).length) return null
   const louder = names.includes("emphasis") ? marks.emphasis[i][0] : undefined
   return {
     names: names.filter((name) => marks[name][i].length),

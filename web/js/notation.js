@@ -87,11 +87,13 @@ export const isWindow = (value) => {
   return !!found && Number(found[1] ?? 0) <= Number(found[2]) && Number(found[2]) <= 1
 }
 
-// What can be asked for with a click on a word: itself without the signs around it, in the pieces
-// that a list would be split into; none where it is all signs, or a choice such as {red|blue},
-// which the page makes only when the graph is run.
-export const pieces = (word) => {
-  if (/[{}|]/.test(word)) return []
-  return word.replace(OUTSIDE, "").split(/[,\uff0c\u3001;\uff1b:\uff1a=]+/)
+// What can be asked for with a click on the i-th of a prompt's words: itself without the signs
+// around it, in the pieces that a list would be split into; none where it is all signs, or of a
+// choice such as {dark red|blue}, which the page makes only when the graph is run.
+export const piecesOf = (words, i) => {
+  const open = [...words.slice(0, i).join(" ").replace(/\\./g, "")]
+    .reduce((depth, char) => Math.max(0, depth + (char === "{") - (char === "}")), 0)
+  if (open || /[{}|]/.test(words[i])) return []
+  return words[i].replace(OUTSIDE, "").split(/[,\uff0c\u3001;\uff1b:\uff1a=]+/)
     .map((piece) => piece.trim()).filter((piece) => OF_WORD.test(piece))
 }

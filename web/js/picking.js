@@ -1,5 +1,5 @@
 // A word put on or taken off a list with a click, for one line of the targets. No host in here.
-import { blendPlacesOf, pairsOf, partsOf, phrasesOf, pieces, placesOf } from "./notation.js"
+import { blendPlacesOf, pairsOf, partsOf, phrasesOf, piecesOf, placesOf } from "./notation.js"
 
 const LOUDER = "1.5"
 
@@ -42,7 +42,7 @@ export const toggled = (name, text, count, line, words, i) => {
   const there = marksOf(name, text, count, line, words)[i]
   lists[line] = there.length
     ? lists[line].filter((item) => !there.includes(item))
-    : [...lists[line], ...pieces(words[i]).map(LISTS[name].made)]
+    : [...lists[line], ...piecesOf(words, i).map(LISTS[name].made)]
   return written(lists)
 }
 
