@@ -112,6 +112,10 @@ def test_after_a_run_no_picture_covers_another_node_reports_outlive_an_undo_and_
     either.run()
     assert overlaps(either) == []
     assert behind(either) == []
+    either.page.evaluate(OPENED)
+    either.settle()
+    assert overlaps(either) == []
+    assert behind(either) == []
     said = [either.page.get_by_text(text) for text in (
         re.compile(r"^difference outside the edits: 0\s+kept of the photo: "),
         re.compile(r"^reconstruction \d\d\.\d\d dB, ceiling "))]
