@@ -107,9 +107,10 @@ CHANGE_GUIDANCE: dict[str, Equip] = {
     "Mahiro": lambda m, other: first(nodes_mahiro.Mahiro.execute(m)),
     "APG": lambda m, other: first(nodes_apg.APG.execute(m, 0.5, 5.0, 0.0)),
     "Epsilon Scaling": lambda m, other: first(nodes_eps.EpsilonScaling.execute(m, 1.05)),
-    "CFG Override": lambda m, other: first(
-        nodes_custom_sampler.CFGOverride.execute(m, 1.0, 0.6, 1.0)),
 }
+if hasattr(nodes_custom_sampler, "CFGOverride"):  # older hosts have no such node
+    CHANGE_GUIDANCE["CFG Override"] = lambda m, other: first(
+        nodes_custom_sampler.CFGOverride.execute(m, 1.0, 0.6, 1.0))
 
 
 def sampled_as(kind: str) -> Equip:

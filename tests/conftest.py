@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The order in which workers get the tests."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The host's, for what is learnt in fixtures: no session goes on from a killed one's file."""
+    if not os.environ.get("COMFYUI_PATH"):
+        yield
+        return
+    import folder_paths  # the host is there only now
+
+    before = folder_paths.get_user_directory()
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+    yield
+    folder_paths.set_user_directory(before)
 
 
 def _load_host() -> None:

@@ -138,7 +138,8 @@ def test_the_host_is_asked_for_room_for_all_targets_and_at_least_for_one(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
-    trajectory = trajectory_of(model)
+    with torch.inference_mode():
+        trajectory = trajectory_of(model)
     monkeypatch.setattr("comfy.model_management.load_models_gpu",
                         lambda models, **how: asked.update(how, models=models))
     portions.targets_at_once(model, trajectory, 3)

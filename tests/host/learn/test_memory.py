@@ -173,10 +173,13 @@ def test_nothing_but_the_value_embedding_collects_gradients(
         clones.append(clone(model)), clones[-1])[1])
     with torch.inference_mode():
         model = golden.reloadable_unet()
+        asked = [weight.requires_grad for weight in model.model.parameters()]
         learn(model, 16, 16)
     (copied,) = clones
-    for weight in (*model.model.parameters(), *copied.model.parameters()):
-        assert weight.grad is None and not weight.requires_grad
+    assert [weight.requires_grad for weight in model.model.parameters()] == asked
+    assert not any(weight.requires_grad for weight in copied.model.parameters())
+    assert all(weight.grad is None
+               for each in (model, copied) for weight in each.model.parameters())
 
 
 @pytest.mark.parametrize(("device", "loaded", "beside", "asked"), [
