@@ -122,9 +122,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="at most, for each stage")
     parser.add_argument("--scenes", type=int, default=SCENES, help="of stage pictures")
     parser.add_argument("--weights", type=Path, help="an exported model to go on from")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=DEVICE.type == "cuda",
-                        help="on CUDA by itself; on a CPU a UNet step takes two thirds of the time, "
-                        "after a minute of a C++ compiler")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=DEVICE.type == "cuda",
+        help="on CUDA by itself; on a CPU a UNet step takes two thirds of the time, after a minute "
+        "of a C++ compiler")
     chosen = parser.parse_args(host_path.own_arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     chosen.out.mkdir(parents=True, exist_ok=True)
