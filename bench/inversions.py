@@ -1,8 +1,8 @@
 """Inversions side by side on the twelve test scenes: what comes back, and what edits become.
 
 What comes back is plain DDIM sampling of the trajectory's noise, at guidance 1, which an inversion
-is meant to undo, and at 7.5. Edits are painted with nothing learnt, with negative-prompt inversion,
-with a learnt value embedding, and with the source set back on its way.
+is meant to undo, and at that of *Demo*. Edits are painted with nothing learnt, with negative-prompt
+inversion, with a learnt value embedding, and with the source set back on its way.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from training.trials import Trial
 
 from .meter import counted
 from .presets import (
+    DEMO,
     STEPS,
     Parts,
     control_for,
@@ -41,6 +42,7 @@ INVERSIONS: tuple[Inversion, ...] = (
     (DDIM, 0), (FIXED_POINT, 1), (FIXED_POINT, 2), (FIXED_POINT, 3), (FIXED_POINT, 5),
     (ANDERSON, 2), (ANDERSON, 3), (ANDERSON, 5), (EASY, 0))
 EDITED: tuple[Inversion, ...] = ((DDIM, 0), (FIXED_POINT, 1), (FIXED_POINT, 3), (EASY, 0))
+GUIDANCES = (1.0, DEMO.guidance)
 REPAIRS = ("nothing", "negative prompt", "fast", "exact source")
 
 
@@ -75,7 +77,7 @@ def came_back(
 ) -> dict[str, float]:
     """Latent error |z - z_0| / |z_0| and picture in dB of plain sampling at both guidances."""
     found = {}
-    for guidance in (1.0, 7.5):
+    for guidance in GUIDANCES:
         samples = sample_edits(Edit(parts.model, trajectory, None, None, guidance))["samples"]
         found[f"error_{guidance:g}"] = float((samples - latent).norm() / latent.norm())
         found[f"db_{guidance:g}"] = decibels(parts.vae.decode(samples).clamp(0, 1)[0], source[0])
@@ -93,11 +95,9 @@ def edited(
         embedding = learn_value_embedding(
             parts.model, trajectory, None, None, request_for("default"))
     control = control_for(parts, trial, trajectory)
-    painted = parts.vae.decode(
-        sample_edits(
-            Edit(parts.model, trajectory, embedding, control, 7.5, repair == "exact source")
-        )["samples"]
-    )
+    edit = Edit(
+        parts.model, trajectory, embedding, control, DEMO.guidance, repair == "exact source")
+    painted = parts.vae.decode(sample_edits(edit)["samples"])
     painted = painted.clamp(0, 1)
     return {"reconstruction_db": decibels(painted[0], source[0]),
             "edits": [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]}
@@ -118,14 +118,16 @@ def run(scenes_wanted: int) -> dict[str, Any]:
 
 def print_coming_back(results: list[dict[str, Any]]) -> None:
     """Medians over the scenes of what plain sampling gives back."""
-    print("| inversion | rows | error, guidance 1 | dB | error, guidance 7.5 | dB |")
+    errors = " | ".join(f"error, guidance {guidance:g} | dB" for guidance in GUIDANCES)
+    print(f"| inversion | rows | {errors} |")
     print("|---|---|---|---|---|---|")
     for inversion in INVERSIONS:
         rows = [result[label(inversion)] for result in results]
-        middle = {key: statistics.median(row[key] for row in rows)
-                  for key in ("rows", "error_1", "db_1", "error_7.5", "db_7.5")}
-        print(f"| {label(inversion)} | {middle['rows']:.0f} | {middle['error_1']:.2g} "
-              f"| {middle['db_1']:.1f} | {middle['error_7.5']:.2g} | {middle['db_7.5']:.1f} |")
+        middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]
+                  if key != "edits"}
+        told = " | ".join(f"{middle[f'error_{guidance:g}']:.2g} | {middle[f'db_{guidance:g}']:.1f}"
+                          for guidance in GUIDANCES)
+        print(f"| {label(inversion)} | {middle['rows']:.0f} | {told} |")
 
 
 def print_edits(results: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from demo import drawing, loading, scenes
+from development import examples
 from stylediffusion.host.edit.controller import WordOptions, make_control
 from stylediffusion.host.edit.request import Edit
 from stylediffusion.host.edit.sampling import sample_edits
@@ -25,6 +26,7 @@ from stylediffusion.host.learn.request import LearningRequest
 from stylediffusion.host.model import ModelPatcher
 from stylediffusion.method.adam import AdamSchedule
 from stylediffusion.method.data import NULL_TEXT, TEXT_EMBEDDING, Embedding, Trajectory
+from stylediffusion.method.learning import LearningSettings
 from stylediffusion.method.local_blend import Blend
 from stylediffusion.method.prompt_to_prompt import Control, Window
 from training import judge, trials
@@ -37,8 +39,7 @@ from .timing import clock
 STEPS = 30
 COMPANIONS = {"null_text": NULL_TEXT, "text_embedding": TEXT_EMBEDDING}
 PRESETS = ("default", "exact", "exact_free", "direct", *COMPANIONS)
-WINDOWS = {"tau_v": 0.3, "tau_c": 0.6, "tau_s": 0.8, "tau_u": 0.0}
-BLEND = (0.2, 0.1, 1)
+DEMO = examples.settings("Demo")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def load_parts() -> Parts:
 
 
 def request_for(preset: str) -> LearningRequest:
-    """What a person would choose."""
-    return LearningRequest() if preset == "default" else LearningRequest(schedule=AdamSchedule())
+    """What a person would choose, at the guidance of the example *Demo*."""
+    request = LearningRequest(LearningSettings(guidance=DEMO.guidance))
+    return request if preset == "default" else replace(request, schedule=AdamSchedule())
 
 
 @torch.inference_mode()
@@ -82,8 +84,8 @@ def control_for(parts: Parts, trial: Trial, trajectory: Trajectory) -> Control:
     """Both edits of a trial, as the template asks for them."""
     return make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
-        {name: Window(0.0, value) for name, value in WINDOWS.items()},
-        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*BLEND))
+        {name: Window(0.0, value) for name, value in DEMO.taus.items()},
+        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*DEMO.blend))
 
 
 def run_preset(
@@ -95,13 +97,14 @@ def run_preset(
     embedding: Embedding | None = None
     started = clock()
     if preset in COMPANIONS:
-        embedding = learn_prompt_embedding(model, trajectory, COMPANIONS[preset])
+        embedding = learn_prompt_embedding(
+            model, trajectory, COMPANIONS[preset], DEMO.guidance)
     elif preset != "direct":
         embedding = learn_value_embedding(
             model, trajectory, tower, image, request_for(preset))
     seconds = clock() - started
-    painted = parts.vae.decode(sample_edits(
-        Edit(parts.model, trajectory, embedding, control, 0.0, preset == "direct"))["samples"])
+    edit = Edit(parts.model, trajectory, embedding, control, DEMO.guidance, preset == "direct")
+    painted = parts.vae.decode(sample_edits(edit)["samples"])
     painted = painted.clamp(0, 1)
     edits = [measured_edit(trial, i, source[0], painted[1 + i]) for i in range(2)]
     return {"rows": counter.rows, "inner_steps": 0 if embedding is None else len(embedding.losses),

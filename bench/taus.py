@@ -25,7 +25,7 @@ from training import judge
 from training.editing import decibels
 from training.unseen_edits import KINDS, SCENES, SceneEdit, chosen_edits
 
-from .presets import BLEND, STEPS, Parts, load_parts, picture, request_for
+from .presets import DEMO, STEPS, Parts, load_parts, picture, request_for
 
 TAU_S, TAU_C, TAU_V = "0, 0.3, 0.6, 0.8", "0.3, 0.6", "0.2, 0.5, 0.8"
 NODE_DEFAULTS = "tau_s 0.6, tau_c 0.6, tau_v 0.5"
@@ -57,7 +57,7 @@ def painted_cells(
     always = dict.fromkeys(("tau_v", "tau_c", "tau_s", "tau_u"), Window(0.0, 0.0))
     control = make_control(
         parts.clip, trajectory, scenes.caption(edit.wanted), "auto", always,
-        WordOptions(blend_words=edit.blend_words), Blend(*BLEND))
+        WordOptions(blend_words=edit.blend_words), Blend(*DEMO.blend))
     rows, columns = make_axes(("tau_s", TAU_S), ("tau_c", TAU_C))
     deep, _ = make_axes(("tau_v", TAU_V), ("tau_c", TAU_C))
     targets = [replace(target, windows={**target.windows, "tau_v": window})

@@ -7,6 +7,7 @@ server runs. `dev.py graphs` has the page write both.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,28 @@ def read(path: Path) -> dict[str, Any]:
     """One JSON file."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an example sets: the guidance learnt for, the taus and the blend.
+
+    `blend` is its threshold, start and pooling.
+    """
+
+    guidance: float
+    taus: dict[str, float]
+    blend: tuple[float, float, int]
+
+
+def settings(name: str) -> Settings:
+    """Those of an example with one Learn Value Embedding and one P2Plus Controller."""
+    nodes = prompt(name)
+    control = nodes[node_of(nodes, "StyleDiffusionP2PlusController")]["inputs"]
+    learning = nodes[node_of(nodes, "StyleDiffusionLearnValueEmbedding")]["inputs"]
+    taus = {tau: float(control[tau]) for tau in ("tau_v", "tau_c", "tau_s", "tau_u")}
+    blend = tuple(control[f"blend_{name}"] for name in ("threshold", "start", "pooling"))
+    return Settings(float(learning["guidance"]), taus, blend)
 
 
 def as_text(graph: Graph) -> str:

@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from development import examples
 
 from . import rows
 from .engine import Unfinished, Worker
@@ -23,7 +26,7 @@ from .ray_workers import ray_workers
 from .running import Run
 from .workers import Start, UrlWorker, own_workers
 
-DEMO_SIDE, DEMO_BLEND = 128, (0.2, 0.1, 1)
+DEMO_SIDE = 128
 COLUMNS = ("blend_words", "emphasis", *rows.TAUS)
 
 
@@ -51,12 +54,15 @@ def workers_for(chosen: argparse.Namespace, metered: bool = False) -> Sequence[W
 
 
 def settings_for(chosen: argparse.Namespace) -> Settings:
-    """The demo model has a size and a blend of its own."""
-    demo = not chosen.checkpoint
-    return Settings(
-        checkpoint=chosen.checkpoint, clip_vision=chosen.clip_vision, steps=chosen.steps,
-        guidance=chosen.guidance, side=chosen.side or (DEMO_SIDE if demo else Settings.side),
-        blend=DEMO_BLEND if demo else Settings.blend, seed=chosen.seed)
+    """The demo model has a size of its own, and the guidance and blend of the example *Demo*."""
+    own = Settings()
+    if not chosen.checkpoint:
+        demo = examples.settings("Demo")
+        own = replace(own, side=DEMO_SIDE, guidance=demo.guidance, blend=demo.blend)
+    guidance = own.guidance if chosen.guidance is None else chosen.guidance
+    return replace(
+        own, checkpoint=chosen.checkpoint, clip_vision=chosen.clip_vision, steps=chosen.steps,
+        guidance=guidance, side=chosen.side or own.side, seed=chosen.seed)
 
 
 def add_edit_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +72,8 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, default=0, help="pictures are brought to the area of a "
                         "square of this side: 512, the demo model's 128")
     parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance)
+    parser.add_argument("--guidance", type=float, help=f"{Settings.guidance}, the demo model's "
+                        f"{examples.settings('Demo').guidance:g}")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--ignore", nargs="+", default=[], choices=COLUMNS,
                         help="columns of the table that are taken as empty")

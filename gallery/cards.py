@@ -100,9 +100,10 @@ def on_demo_model(prompt: Prompt, trial: Trial, server: Server) -> Prompt:
                   for i, output in enumerate(DOWNLOADED.get(node["class_type"], ()))}
     left_out = {key for key, node in prompt.items() if node["class_type"] in LEFT_OUT}
     source, edit = scenes.caption(trial.scene), scenes.caption(trial.edits[0])
+    demo = examples.settings(editing.DEMO)
+    blend = dict(zip(("blend_threshold", "blend_start", "blend_pooling"), demo.blend, strict=True))
     written = {"prompt": source, "targets": edit, "blend_words": trial.object, "megapixels": SMALL,
-               "blend_threshold": 0.2, "blend_start": 0.1, "blend_pooling": 1, "tau_v": 0.8,
-               "tau_s": 0.3, "image": _uploaded(server, trial)}
+               "guidance": demo.guidance, "image": _uploaded(server, trial), **blend, **demo.taus}
     found: Prompt = {}
     for key, node in prompt.items():
         inputs = {name: stands_for.get(tuple(value), value) if isinstance(value, list)

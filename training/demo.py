@@ -86,7 +86,8 @@ def report(numbers: dict[str, Any]) -> None:
     for edit in numbers["edits"]:
         print(f"  '{edit['target']}'\n    inside: {edit['psnr_inside']} dB to the true edit "
               f"(source {edit['source_psnr_inside']}, plain DDIM {edit['ddim_psnr_inside']}); "
-              f"outside: {edit['psnr_outside']} dB (VAE alone {edit['ceiling_psnr_outside']})")
+              f"outside: {edit['psnr_outside']} dB (VAE alone {edit['ceiling_psnr_outside']}; laid "
+              f"into the source {edit['laid_in_psnr_outside']})")
         print(f"    judged: {' '.join(edit['judged'].values())}")
 
 
@@ -130,7 +131,8 @@ def medians(results: list[dict[str, Any]]) -> dict[str, float]:
     for place, kind in enumerate(("colour", "object")):
         edits = [r["edits"][place] for r in results]
         for key in ("psnr_inside", "source_psnr_inside", "ddim_psnr_inside", "psnr_outside",
-                    "ceiling_psnr_outside", "ddim_psnr_outside"):
+                    "ceiling_psnr_outside", "ddim_psnr_outside", "laid_in_psnr_inside",
+                    "laid_in_psnr_outside"):
             found[f"{kind}_{key}"] = statistics.median(e[key] for e in edits)
         right = [e["judged"] == e["true_judged"] for e in edits]
         found[f"{kind}_judged_right"] = sum(right) / len(right)

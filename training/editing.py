@@ -23,6 +23,7 @@ from . import judge
 from .trials import Trial
 
 DEMO = "Demo"
+KEPT = "StyleDiffusionKeepPixels"
 DECIMALS = 2
 
 
@@ -37,6 +38,7 @@ class Pictures:
     targets: tuple[str, ...]
     true_edits: tuple[Tensor, ...]
     edits: tuple[Tensor, ...]
+    laid_in: tuple[Tensor, ...]
     ddim_edits: tuple[Tensor, ...]
 
 
@@ -53,7 +55,7 @@ def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
 
 
 def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
-    """The graph and beside it: the source, its VAE round trip, plain DDIM and the true edits."""
+    """The graph and beside it the source, its VAE round trip, plain DDIM and the true edits."""
     compared = copy.deepcopy(prompt)
     scene, encode, sample, decode = (node_of(prompt, kind) for kind in (
         "StyleDiffusionDemoScene", "VAEEncode", "StyleDiffusionSample", "VAEDecode"))
@@ -69,9 +71,11 @@ def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
 
     plain = add("plain DDIM", sample)
     del compared["plain DDIM"]["inputs"]["value_embedding"]
+    compared["plain DDIM"]["inputs"]["guidance"] = examples.settings(DEMO).guidance
     show("source", [scene, 0])
     show("round trip", add("decoded source", decode, samples=[encode, 0]))
     show("ddim", add("decoded DDIM", decode, samples=plain))
+    show("laid in", [node_of(prompt, KEPT), 0])
     show("true 0", add("true colour edit", scene, colour=trial.new_colour))
     show("true 1", add("true object edit", scene, object=trial.new_object))
     return compared
@@ -79,12 +83,12 @@ def with_comparisons(prompt: Prompt, trial: Trial) -> Prompt:
 
 def run(server: Server, trial: Trial, progress: Progress | None = None) -> Pictures:
     """Queue the shipped graph for a trial, then the comparisons, which share its cached parts."""
-    prompt = for_trial(examples.leading_to(examples.prompt(DEMO), "SaveImage"), trial)
+    whole = for_trial(examples.prompt(DEMO), trial)
+    prompt = examples.leading_to(whole, "SaveImage")
     control = prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"]
     first = server.wait(server.queue(prompt, examples.workflow(DEMO)), progress)
     painted = decoded(server.images(first)[node_of(prompt, "SaveImage")])
-    compared = with_comparisons(prompt, trial)
-    del compared[node_of(compared, "SaveImage")]
+    compared = with_comparisons(examples.leading_to(whole, KEPT), trial)
     second = server.images(server.wait(server.queue(compared), progress))
     plain = decoded(second["ddim"])
     return Pictures(
@@ -95,6 +99,7 @@ def run(server: Server, trial: Trial, progress: Progress | None = None) -> Pictu
         targets=tuple(control["targets"].splitlines()),
         true_edits=(decoded(second["true 0"])[0], decoded(second["true 1"])[0]),
         edits=tuple(painted[1:]),
+        laid_in=tuple(decoded(second["laid in"])),
         ddim_edits=tuple(plain[1:]),
     )
 
@@ -115,9 +120,9 @@ def measure(pictures: Pictures) -> dict[str, Any]:
     source = pictures.source
     seen = judge.load()
     edits = []
-    rows = zip(pictures.targets, pictures.true_edits, pictures.edits, pictures.ddim_edits,
-               strict=True)
-    for target, true, edit, plain in rows:
+    rows = zip(pictures.targets, pictures.true_edits, pictures.edits, pictures.laid_in,
+               pictures.ddim_edits, strict=True)
+    for target, true, edit, laid_in, plain in rows:
         changed = drawing.changed_mask(picture(source), picture(true))
         inside = torch.from_numpy(changed)
         names = judge.name(seen, torch.stack([true, edit, plain]).permute(0, 3, 1, 2))
@@ -127,6 +132,8 @@ def measure(pictures: Pictures) -> dict[str, Any]:
             "source_psnr_inside": decibels(source, true, inside),
             "ddim_psnr_inside": decibels(plain, true, inside),
             "psnr_outside": decibels(edit, true, ~inside),
+            "laid_in_psnr_inside": decibels(laid_in, true, inside),
+            "laid_in_psnr_outside": decibels(laid_in, true, ~inside),
             "ceiling_psnr_outside": decibels(pictures.round_trip, source, ~inside),
             "ddim_psnr_outside": decibels(plain, true, ~inside),
             "true_judged": names[0], "judged": names[1], "ddim_judged": names[2],

@@ -25,7 +25,7 @@ from edits.workers import UrlWorker
 from tests.bases import base_directory
 from training.trials import TESTS
 
-SETTINGS = graphs.Settings(side=128, steps=3, blend=(0.2, 0.1, 1))
+SETTINGS = graphs.Settings(side=128, steps=3, blend=(0.1, 0.2, 1))
 BAD = "zebra"
 
 
