@@ -85,7 +85,7 @@ def control_for(parts: Parts, trial: Trial, trajectory: Trajectory) -> Control:
     return make_control(
         parts.clip, trajectory, "\n".join(scenes.caption(edit) for edit in trial.edits), "auto",
         {name: Window(0.0, value) for name, value in DEMO.taus.items()},
-        WordOptions(blend_words=f"{trial.object}, {trial.new_object}"), Blend(*DEMO.blend))
+        WordOptions(blend_words=trial.blend_words), Blend(*DEMO.blend))
 
 
 def run_preset(

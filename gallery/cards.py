@@ -103,7 +103,8 @@ def on_demo_model(prompt: Prompt, trial: Trial, server: Server) -> Prompt:
     source, edit = scenes.caption(trial.scene), scenes.caption(trial.edits[0])
     demo = examples.settings(editing.DEMO)
     blend = dict(zip(("blend_threshold", "blend_start", "blend_pooling"), demo.blend, strict=True))
-    written = {"prompt": source, "targets": edit, "blend_words": trial.object, "megapixels": SMALL,
+    written = {"prompt": source, "targets": edit, "megapixels": SMALL,
+               "blend_words": f"{trial.new_colour}, {trial.object}",
                "guidance": demo.guidance, "image": _uploaded(server, trial), **blend}
     found: Prompt = {}
     for key, node in prompt.items():
@@ -182,7 +183,7 @@ def edits_sheet(server: Server) -> Image.Image:
         prompt = editing.for_trial(examples.leading_to(examples.prompt(editing.DEMO), KEEP), trial)
         prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"].update(
             targets="\n".join(captions[1:]), windows=WINDOWS,
-            blend_words=f"{trial.object}; {trial.object}, {trial.new_object}; ; ")
+            blend_words=f"{trial.new_colour}, {trial.object}; {trial.object}, {trial.new_object}; ; ")
         shown = run(server, with_results(prompt, {KEEP, "VAEEncode"}))
         images = map(tensor, [*shown["before"], *shown["after"]])
         rows.append(("", [(text, "", image) for text, image in zip(captions, images, strict=True)]))

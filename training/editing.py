@@ -50,7 +50,7 @@ def for_trial(prompt: Prompt, trial: Trial) -> Prompt:
                  seed=trial.seed)
     control = changed[node_of(changed, "StyleDiffusionP2PlusController")]["inputs"]
     control["targets"] = "\n".join(scenes.caption(edit) for edit in trial.edits)
-    control["blend_words"] = f"{trial.object}, {trial.new_object}"
+    control["blend_words"] = trial.blend_words
     return changed
 
 

@@ -35,6 +35,11 @@ class Trial:
         return (scenes.edited(self.scene, colour=self.new_colour),
                 scenes.edited(self.scene, name=self.new_object))
 
+    @property
+    def blend_words(self) -> str:
+        """What keeps both edits to their place: the new colour, and the thing before and after."""
+        return f"{self.new_colour}, {self.object}, {self.new_object}"
+
 
 def choose() -> tuple[Trial, ...]:
     """The demo's trial first, then the twelve test scenes."""

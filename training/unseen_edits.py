@@ -22,10 +22,12 @@ class SceneEdit:
 
     @property
     def blend_words(self) -> str:
-        """The thing before and after; edits of the whole picture are not kept to a place."""
+        """A new colour, and the thing before and after; edits of the whole picture are not kept."""
         if self.kind not in BLENDED:
             return ""
-        return ", ".join(dict.fromkeys([self.scene.things[0].name, self.wanted.things[0].name]))
+        was, wanted = self.scene.things[0], self.wanted.things[0]
+        return ", ".join([wanted.colour, was.name] if self.kind == "colour"
+                         else [was.name, wanted.name])
 
 
 def chosen_edits() -> list[list[SceneEdit]]:

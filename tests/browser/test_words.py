@@ -196,7 +196,7 @@ def test_a_preset_sets_the_four_taus_and_one_undo_takes_it_back(demo: "Window") 
     assert [value(demo, tau) for tau in taus] == [0.2, 0.6, 0.8, 0]
     assert value(demo, "tau_preset") == "another style"
     undo(demo)
-    assert [value(demo, tau) for tau in taus] == [0.3, 0.6, 0.8, 0]
+    assert [value(demo, tau) for tau in taus] == [0.8, 0.4, 0.8, 0]
     assert value(demo, "tau_preset") == "own values"
     demo.said_nothing()
 
