@@ -183,7 +183,8 @@ def edits_sheet(server: Server) -> Image.Image:
         prompt = editing.for_trial(examples.leading_to(examples.prompt(editing.DEMO), KEEP), trial)
         prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"].update(
             targets="\n".join(captions[1:]), windows=WINDOWS,
-            blend_words=f"{trial.new_colour}, {trial.object}; {trial.object}, {trial.new_object}; ; ")
+            blend_words=f"{trial.new_colour}, {trial.object}; "
+                        f"{trial.object}, {trial.new_object}; ; ")
         shown = run(server, with_results(prompt, {KEEP, "VAEEncode"}))
         images = map(tensor, [*shown["before"], *shown["after"]])
         rows.append(("", [(text, "", image) for text, image in zip(captions, images, strict=True)]))
