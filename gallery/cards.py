@@ -58,7 +58,7 @@ def results(server: Server, name: str) -> tuple[Image.Image, list[Image.Image]]:
         seen = tensor(before)
         after = [picture(sheets.overlaid(seen, tensor(mask)[..., 0])) for mask in after]
     if SWEEP in kinds:
-        after = [after[0], after[3], after[-1]]
+        after = [after[0], after[2 * len(after) // 3], after[-1]]  # on the sheet's diagonal
     return before, [file_picture()] if name == SAVES else after
 
 

@@ -8,8 +8,8 @@ const NAME = "tau_preset"
 // tau_v, tau_c, tau_s, tau_u: the node's defaults, and what came nearest the truth for each kind.
 const PRESETS = {
   defaults: [0.5, 0.6, 0.6, 0],
-  colour: [0.8, 0.6, 0.6, 0],
-  object: [0.2, 0.3, 0.3, 0],
+  colour: [0.8, 0.6, 0.8, 0],
+  object: [0.5, 0.3, 0.3, 0],
   place: [0.5, 0.3, 0.6, 0],
   style: [0.2, 0.6, 0.8, 0],
 }
