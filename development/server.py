@@ -27,6 +27,8 @@ STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 25
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 POLL_SECONDS = 0.1
+NOTHING = {"1": {"class_type": "PrimitiveString", "inputs": {"value": ""}},
+           "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
 
 
 class PromptRejected(ServerError):
@@ -174,8 +176,13 @@ class Server(Client):
         self.checked("POST", "/interrupt", json={"prompt_id": prompt_id} if prompt_id else {})
 
     def forget(self) -> None:
-        """Make the next prompt run every node again."""
+        """Make the next prompt run every node again.
+
+        The host looks at the wish when a prompt has ended, but where it comes while it tidies up
+        after one, not before the next has ended: so a prompt of nothing follows.
+        """
         self.checked("POST", "/free", json={"unload_models": False, "free_memory": True})
+        self.wait(self.queue(NOTHING))
 
     def log_tail(self) -> str:
         """The last lines the server has written, as any console can show them."""

@@ -94,11 +94,11 @@ def test_another_word_in_the_targets_runs_only_the_edit_again(window: "Window") 
     assert {INVERT, LEARN, CONTROL, SAMPLE} <= ran(window)
     box = window.texts("orange cat")
     box.click()
-    start = len("a painting of an ")
+    start = box.input_value().index("brown")
     box.evaluate("(box, [start, end]) => box.setSelectionRange(start, end)",
-                 [start, start + len("orange")])
+                 [start, start + len("brown")])
     box.press_sequentially("pink")
-    assert box.input_value().startswith("a painting of an pink cat in the city\n")
+    assert box.input_value().endswith("\na painting of a pink boat in the city")
     window.run()
     assert ran(window) == {CONTROL, SAMPLE, "VAEDecode", "SaveImage", "ImageFromBatch",
                            "ImageCompare", PREFIX + "KeepPixels", PREFIX + "ComparisonSheet"}
