@@ -104,7 +104,7 @@ def on_demo_model(prompt: Prompt, trial: Trial, server: Server) -> Prompt:
     demo = examples.settings(editing.DEMO)
     blend = dict(zip(("blend_threshold", "blend_start", "blend_pooling"), demo.blend, strict=True))
     written = {"prompt": source, "targets": edit, "megapixels": SMALL,
-               "blend_words": f"{trial.new_colour}, {trial.object}",
+               "blend_words": trial.blend_lists[0],
                "guidance": demo.guidance, "image": _uploaded(server, trial), **blend}
     found: Prompt = {}
     for key, node in prompt.items():
@@ -183,8 +183,7 @@ def edits_sheet(server: Server) -> Image.Image:
         prompt = editing.for_trial(examples.leading_to(examples.prompt(editing.DEMO), KEEP), trial)
         prompt[node_of(prompt, "StyleDiffusionP2PlusController")]["inputs"].update(
             targets="\n".join(captions[1:]), windows=WINDOWS,
-            blend_words=f"{trial.new_colour}, {trial.object}; "
-                        f"{trial.object}, {trial.new_object}; ; ")
+            blend_words="; ".join([*trial.blend_lists, "", ""]))
         shown = run(server, with_results(prompt, {KEEP, "VAEEncode"}))
         images = map(tensor, [*shown["before"], *shown["after"]])
         rows.append(("", [(text, "", image) for text, image in zip(captions, images, strict=True)]))

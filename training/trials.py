@@ -36,8 +36,13 @@ class Trial:
                 scenes.edited(self.scene, name=self.new_object))
 
     @property
+    def blend_lists(self) -> tuple[str, str]:
+        """What keeps each edit to its place: what changes, and the thing."""
+        return f"{self.new_colour}, {self.object}", f"{self.object}, {self.new_object}"
+
+    @property
     def blend_words(self) -> str:
-        """What keeps both edits to their place: the new colour, and the thing before and after."""
+        """Both lists as one, which serves either edit: a word that it does not have is no error."""
         return f"{self.new_colour}, {self.object}, {self.new_object}"
 
 

@@ -9,7 +9,6 @@ from demo import scenes
 
 SEED, SCENES = "StyleDiffusion taus", 15
 KINDS = ("colour", "object", "place", "style")
-BLENDED = ("colour", "object")
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,10 @@ class SceneEdit:
 
     @property
     def blend_words(self) -> str:
-        """A new colour, and the thing before and after; edits of the whole picture are not kept."""
-        if self.kind not in BLENDED:
-            return ""
+        """What changes and the thing; edits of the whole picture are not kept to a place."""
         was, wanted = self.scene.things[0], self.wanted.things[0]
-        return ", ".join([wanted.colour, was.name] if self.kind == "colour"
-                         else [was.name, wanted.name])
+        words = {"colour": (wanted.colour, was.name), "object": (was.name, wanted.name)}
+        return ", ".join(words.get(self.kind, ()))
 
 
 def chosen_edits() -> list[list[SceneEdit]]:
